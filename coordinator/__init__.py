@@ -1,0 +1,1 @@
+"""The control plane: supervision, routes, the private CA and the admin surface."""

@@ -1,0 +1,1 @@
+"""The admin surface: HTTP API, metrics and status page."""

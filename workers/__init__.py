@@ -1,0 +1,1 @@
+"""The data plane: worker processes that carry s2s streams over secure WebSocket."""
