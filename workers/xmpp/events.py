@@ -1,0 +1,117 @@
+"""What a stream reports to the shell around it, in the order it happened."""
+
+from dataclasses import dataclass
+
+from workers.xmpp.errors import StreamCondition
+from workers.xmpp.stanza import Stanza
+
+
+@dataclass(slots=True)
+class StreamOpened:
+    """A peer opened a stream and waits: answer with `ReceivingStream.offer` or `fail`."""
+
+    sender: str
+    target: str
+    secure: bool
+
+
+@dataclass(slots=True)
+class TlsStarting:
+    """Everything queued must be flushed, then TLS starts; afterwards call `tls_established`."""
+
+
+@dataclass(slots=True)
+class Authenticated:
+    """The peer has proved this domain pair; `by` is "external" or "dialback"."""
+
+    sender: str
+    target: str
+    by: str
+
+
+@dataclass(slots=True)
+class AuthenticationFailed:
+    """We initiate, and no way of authenticating is left. The stream is closing."""
+
+    reason: str
+
+
+@dataclass(slots=True)
+class StreamEstablished:
+    """Negotiation is over: stanzas of authenticated pairs may flow."""
+
+
+@dataclass(slots=True)
+class StanzasReceived:
+    """A run of stanzas, each of an authenticated domain pair, in wire order."""
+
+    stanzas: list[Stanza]
+
+
+@dataclass(slots=True)
+class Acknowledged:
+    """The peer has taken responsibility for `count` more of our stanzas (XEP-0198)."""
+
+    count: int
+
+
+@dataclass(slots=True)
+class DialbackKeyReceived:
+    """XEP-0220 §2.1.1: verify the key elsewhere, then call `answer_dialback`."""
+
+    sender: str
+    target: str
+    key: str
+
+
+@dataclass(slots=True)
+class VerifyRequested:
+    """XEP-0220 §2.1.2: somebody asks whether we made this key; call `answer_verify`."""
+
+    sender: str
+    target: str
+    id: str
+    key: str
+
+
+@dataclass(slots=True)
+class VerifyAnswered:
+    """The answer to our `send_verify`; `outcome` is "valid", "invalid" or "error"."""
+
+    sender: str
+    target: str
+    id: str
+    outcome: str
+
+
+@dataclass(slots=True)
+class StreamFailed:
+    """A stream error ended the stream; `by_peer` tells who sent it."""
+
+    condition: StreamCondition
+    text: str
+    by_peer: bool
+
+
+@dataclass(slots=True)
+class StreamClosed:
+    """Both sides have closed the stream, or the connection below it is gone."""
+
+    clean: bool
+    see_other_uri: str | None = None
+
+
+Event = (
+    StreamOpened
+    | TlsStarting
+    | Authenticated
+    | AuthenticationFailed
+    | StreamEstablished
+    | StanzasReceived
+    | Acknowledged
+    | DialbackKeyReceived
+    | VerifyRequested
+    | VerifyAnswered
+    | StreamFailed
+    | StreamClosed
+)

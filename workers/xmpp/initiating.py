@@ -1,0 +1,194 @@
+"""The initiating server's half of a stream: open, STARTTLS, EXTERNAL or dialback, acknowledgements."""
+
+from collections.abc import Callable
+
+from lxml import etree
+
+from workers.xmpp import elements, namespaces, sasl
+from workers.xmpp.dialback import Outstanding, dialback_key
+from workers.xmpp.errors import RemoteProtocolError, StreamCondition
+from workers.xmpp.events import (
+    Authenticated,
+    AuthenticationFailed,
+    StreamEstablished,
+    TlsStarting,
+)
+from workers.xmpp.framing import Framing
+from workers.xmpp.parser import Element, StreamHeader
+from workers.xmpp.stream import Parser, ServerStream, State, StreamConfig, peer_domain
+
+
+class InitiatingStream(ServerStream):
+    """We opened the connection for stanzas from `sender` to `target`.
+
+    Call `open` once the connection is ready. `StreamEstablished` means stanzas may be sent (or, with
+    `verify_only`, that `send_verify` may be called); `AuthenticationFailed` or `StreamClosed` that
+    they never will.
+    """
+
+    def __init__(
+        self,
+        config: StreamConfig,
+        framing: Framing,
+        parse: Callable[..., list[Element]],
+        parser: Parser,
+        now: float,
+        *,
+        sender: str,
+        target: str,
+    ) -> None:
+        super().__init__(config, framing, parse, parser, now)
+        self.sender = sender
+        self.target = target
+        self.authenticated_by = ""
+        self._external_failure = ""
+        self._results = Outstanding()
+
+    def open(self) -> None:
+        """Send our stream header (RFC 6120 §4.2, RFC 7395 §3.4)."""
+        self._ensure_header()
+        self.state = State.WAIT_HEADER
+
+    def tls_established(self, now: float) -> None:
+        super().tls_established(now)
+        self.open()
+
+    def _ensure_header(self) -> None:
+        if not self._header_sent:
+            self._out.append(self._framing.header(self.sender, self.target, None, response=False))
+            self._header_sent = True
+
+    def _on_header(self, header: StreamHeader) -> None:
+        if header.namespace != self._framing.namespace:
+            raise RemoteProtocolError(StreamCondition.INVALID_NAMESPACE)
+        # RFC 6120 §4.7.1: an answer in another domain's name is not the server we wanted. Some
+        # servers leave `from` out; the certificate or dialback then decides alone.
+        if header.sender and peer_domain(header.sender) != self.target:
+            raise RemoteProtocolError(StreamCondition.INVALID_FROM, "another domain answered")
+        self.id = header.id or ""
+        self.state = State.NEGOTIATING
+
+    def _on_nonza(self, element: etree._Element) -> None:
+        handler = _HANDLERS.get((self.state, element.tag))
+        if handler is None:
+            raise RemoteProtocolError(
+                StreamCondition.UNSUPPORTED_STANZA_TYPE, f"{element.tag} makes no sense now"
+            )
+        handler(self, element)
+
+    def _on_features(self, element: etree._Element) -> None:
+        features = elements.parse_features(element)
+        self.peer_max_bytes = features.max_bytes
+        config = self.config
+        if self.authenticated_by:
+            self._on_final_features(features)
+        elif config.require_tls and not self.secure:
+            if not features.starttls:
+                self._give_up("STARTTLS is not offered")
+                return
+            self._out.append(elements.STARTTLS)
+            self.state = State.AUTHENTICATING
+        elif config.verify_only:
+            self._establish()
+            self._events.append(StreamEstablished())
+        elif config.use_external and sasl.MECHANISM in features.mechanisms:
+            self._out.append(elements.auth(sasl.MECHANISM, sasl.initial_response(self.sender)))
+            self.state = State.AUTHENTICATING
+        else:
+            self._try_dialback("SASL EXTERNAL is not offered" if config.use_external else "")
+
+    def _on_final_features(self, features: elements.Features) -> None:
+        if features.management and self.config.use_management:
+            self._out.append(elements.SM_ENABLE)
+            self.state = State.ENABLING
+        else:
+            self._ready()
+
+    def _on_proceed(self, element: etree._Element) -> None:
+        if self.secure or not self.config.require_tls:
+            raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, "TLS was not asked for")
+        self.state = State.WAIT_TLS
+        self._events.append(TlsStarting())
+
+    def _on_tls_failure(self, element: etree._Element) -> None:
+        self._give_up("the peer refused STARTTLS")
+
+    def _on_success(self, element: etree._Element) -> None:
+        if not self.secure and self.config.require_tls:
+            raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION)
+        self.pairs_out = {(self.sender, self.target)}
+        self.authenticated_by = "external"
+        self._events.append(Authenticated(self.sender, self.target, "external"))
+        self._restart()
+        self.open()
+
+    def _on_failure(self, element: etree._Element) -> None:
+        self._try_dialback(f"SASL EXTERNAL failed: {elements.parse_sasl_failure(element)}")
+
+    def _try_dialback(self, reason: str) -> None:
+        """XEP-0178 §3 (11): after a failed EXTERNAL the same stream goes on with dialback.
+
+        Dialback is tried even if not advertised: PeerTube's peers presume support (protocol A5).
+        """
+        self._external_failure = reason
+        if not self.config.use_dialback or not self.config.dialback_secret or not self.id:
+            self._give_up(reason or "no way to authenticate is left")
+            return
+        key = dialback_key(
+            self.config.dialback_secret,
+            receiving=self.target,
+            originating=self.sender,
+            stream_id=self.id,
+        )
+        self._results.ask(self.sender, self.target)
+        self._out.append(elements.db_result(self.sender, self.target, key=key))
+        self.state = State.AUTHENTICATING
+
+    def _on_result(self, element: etree._Element) -> None:
+        sender, target = self._dialback_addresses(element)
+        outcome = element.get("type")
+        if outcome is None:
+            raise RemoteProtocolError(
+                StreamCondition.UNSUPPORTED_STANZA_TYPE, "this stream goes one way (no bidi)"
+            )
+        if not self._results.settle(target, sender):
+            return  # XEP-0220 §3.1: never believe an answer to no question
+        if outcome == "valid":
+            self.authenticated_by = "dialback"
+            self._events.append(Authenticated(self.sender, self.target, "dialback"))
+            self._ready()
+        else:
+            reason = f"dialback answered {outcome}"
+            self._give_up(
+                f"{self._external_failure}; {reason}" if self._external_failure else reason
+            )
+
+    def _on_enabled(self, element: etree._Element) -> None:
+        self.sent.enabled = True
+        self._ready()
+
+    def _on_enable_failed(self, element: etree._Element) -> None:
+        self._ready()
+
+    def _ready(self) -> None:
+        self._establish()
+        self._events.append(StreamEstablished())
+
+    def _give_up(self, reason: str) -> None:
+        self._events.append(AuthenticationFailed(reason))
+        self.close()
+
+
+_HANDLERS: dict[tuple[State, str], Callable[[InitiatingStream, etree._Element], None]] = {
+    (State.NEGOTIATING, namespaces.FEATURES): InitiatingStream._on_features,
+    (State.AUTHENTICATING, namespaces.PROCEED): InitiatingStream._on_proceed,
+    (State.AUTHENTICATING, namespaces.TLS_FAILURE): InitiatingStream._on_tls_failure,
+    (State.AUTHENTICATING, namespaces.SUCCESS): InitiatingStream._on_success,
+    (State.AUTHENTICATING, namespaces.FAILURE): InitiatingStream._on_failure,
+    (State.AUTHENTICATING, namespaces.RESULT): InitiatingStream._on_result,
+    (State.ENABLING, namespaces.SM_ENABLED): InitiatingStream._on_enabled,
+    (State.ENABLING, namespaces.SM_FAILED): InitiatingStream._on_enable_failed,
+    # Servers may announce features again; nothing in them is ours to take up then.
+    (State.ESTABLISHED, namespaces.FEATURES): lambda stream, element: None,
+    (State.ESTABLISHED, namespaces.RESULT): InitiatingStream._on_result,
+}

@@ -1,0 +1,79 @@
+"""Stream management counters (XEP-0198 §4), one direction each. Acknowledgements only, no resumption."""
+
+MODULO = 1 << 32
+
+
+class HandledCountTooHigh(Exception):
+    """The peer acknowledged more than was sent (XEP-0198 §6)."""
+
+    def __init__(self, h: int, send_count: int) -> None:
+        super().__init__(f"h={h}, sent {send_count}")
+        self.h = h
+        self.send_count = send_count
+
+
+class Sent:
+    """What we sent after `<enabled/>` and what the peer has acknowledged of it."""
+
+    __slots__ = ("acknowledged", "enabled", "requested_at", "total")
+
+    def __init__(self) -> None:
+        self.enabled = False
+        self.total = 0
+        self.acknowledged = 0
+        self.requested_at = 0
+
+    @property
+    def outstanding(self) -> int:
+        return self.total - self.acknowledged
+
+    def acknowledge(self, h: int) -> int:
+        """Return how many stanzas `h` newly covers. Raises `HandledCountTooHigh`."""
+        count = (h - self.acknowledged) % MODULO
+        if count > self.outstanding:
+            raise HandledCountTooHigh(h, self.total % MODULO)
+        self.acknowledged += count
+        return count
+
+    def should_request(self) -> bool:
+        """True once per batch: something was sent since the last `<r/>`."""
+        return self.enabled and self.total > self.requested_at
+
+    def requested(self) -> None:
+        self.requested_at = self.total
+
+
+class Received:
+    """What we received and how much of it is handled, in order.
+
+    Prosody sends what it had queued *before* `<enable/>`; those stanzas are not counted on the
+    wire, so they are taken off first when the shell reports stanzas as handled.
+    """
+
+    __slots__ = ("answered", "enabled", "handled", "uncounted")
+
+    def __init__(self) -> None:
+        self.enabled = False
+        self.uncounted = 0
+        self.handled = 0
+        self.answered = 0
+
+    def receive(self, count: int) -> None:
+        if not self.enabled:
+            self.uncounted += count
+
+    def mark_handled(self, count: int) -> None:
+        before = min(count, self.uncounted)
+        self.uncounted -= before
+        self.handled += count - before
+
+    @property
+    def h(self) -> int:
+        return self.handled % MODULO
+
+    def has_news(self) -> bool:
+        return self.enabled and self.handled != self.answered
+
+    def answer(self) -> int:
+        self.answered = self.handled
+        return self.h
