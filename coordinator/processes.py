@@ -1,0 +1,113 @@
+"""Processes named so that a reused pid is never mistaken: pid and start time (Linux)."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import msgspec
+
+
+class ProcessName(msgspec.Struct, frozen=True):
+    """A process for good; `started` in clock ticks since boot (proc(5), stat, field 22)."""
+
+    pid: int
+    started: int
+
+    def is_alive(self) -> bool:
+        return start_time(self.pid) == self.started
+
+    def send(self, signum: int) -> None:
+        """Send a signal if the process still lives."""
+        if self.is_alive():
+            try:
+                os.kill(self.pid, signum)
+            except ProcessLookupError:
+                pass  # it ended between the look and the signal
+
+
+def start_time(pid: int) -> int | None:
+    """Start time of a living process in clock ticks since boot; None if gone or a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The command name is in parentheses and may hold blanks and parentheses of its own.
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in ("Z", "X") else int(fields[19])
+
+
+def this_process() -> ProcessName:
+    return name_of(os.getpid())
+
+
+def name_of(pid: int) -> ProcessName:
+    """Name a process; one that is gone already gets a start time that no process has."""
+    started = start_time(pid)
+    return ProcessName(pid, -1 if started is None else started)
+
+
+async def stop_process(process: ProcessName, *, patience: float) -> None:
+    """Stop a process that is not our child: TERM, then KILL after `patience` seconds."""
+    process.send(signal.SIGTERM)
+    if not await _wait_gone(process, patience):
+        process.send(signal.SIGKILL)
+        await _wait_gone(process, 5.0)
+
+
+async def _wait_gone(process: ProcessName, timeout: float) -> bool:
+    try:
+        async with asyncio.timeout(timeout):
+            await wait_gone(process)
+    except TimeoutError:
+        return not process.is_alive()
+    return True
+
+
+async def wait_gone(process: ProcessName) -> None:
+    """Wait for the end of a process, our child or not."""
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    try:
+        # Looked at after the pidfd was opened: from here on the pid cannot change hands unseen.
+        if not process.is_alive():
+            return
+        loop.add_reader(pidfd, ended.set)
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+
+
+def write_name(path: Path, process: ProcessName) -> None:
+    """Keep a process name in a file, atomically, for whoever has to find the process later."""
+    write_atomically(path, msgspec.json.encode(process))
+
+
+def read_name(path: Path) -> ProcessName | None:
+    """Read a process name; None if there is no such file or it is damaged."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=ProcessName)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replace a file in one step: readers see the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
