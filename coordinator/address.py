@@ -1,4 +1,4 @@
-"""Network addresses as the configuration writes them: `host:port`, `[::1]:port`, or a unix socket path."""
+"""Network addresses as the configuration writes them: `host:port`, `[::1]:port`, or a path."""
 
 import ipaddress
 from typing import NamedTuple
@@ -9,7 +9,7 @@ class InvalidAddress(ValueError):
 
 
 class Address(NamedTuple):
-    """Where to listen or connect: a host name or address without brackets, and a port (0: any free one)."""
+    """Where to listen or connect: a host without brackets, and a port (0: any free one)."""
 
     host: str
     port: int

@@ -115,6 +115,12 @@ class Local:
     )
     secret: str = option("", "component secret", kind="secret")
 
+    def server_for(self, domain: str) -> str:
+        """The address of the local server that serves one of our domains, as `host:port`."""
+        if isinstance(self.server, str):
+            return self.server
+        return self.server.get(domain) or self.server["*"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remote:

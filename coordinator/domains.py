@@ -13,8 +13,8 @@ class InvalidDomain(ValueError):
 def normalise_domain(text: str) -> str:
     """Return the domain as a lower-case A-label string.
 
-    Raises `InvalidDomain` for anything that is not a host name: addresses in brackets, empty labels,
-    labels over 63 octets, names over 255.
+    Raises `InvalidDomain` for anything that is not a host name: addresses in brackets, empty
+    labels, labels over 63 octets, names over 255.
     """
     name = text.rstrip(".")
     if name.isascii():

@@ -1,0 +1,99 @@
+"""What `fedgate config check` looks at beyond the file itself: certificates, paths, limits."""
+
+import datetime
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+from cryptography import x509
+
+from coordinator.address import parse_address
+from coordinator.certificates import Finding, check_certificates
+from coordinator.config import Config
+from coordinator.exits import ExitCode
+
+FEW_FILES = 4096
+
+
+def check(config: Config, now: datetime.datetime | None = None) -> list[Finding]:
+    """Return every finding, errors first. Reads files only; nothing is bound or connected."""
+    moment = now or datetime.datetime.now(datetime.UTC)
+    findings = check_certificates(config, moment)
+    findings += [*_check_trust(config), *_check_state_dir(config), *_check_surface(config)]
+    return sorted(findings, key=lambda finding: not finding.is_error)
+
+
+def exit_code(config: Config, findings: list[Finding]) -> ExitCode:
+    """The code for these findings: certificate errors have one of their own."""
+    errors = [finding for finding in findings if finding.is_error]
+    if not errors:
+        return ExitCode.OK
+    now = datetime.datetime.now(datetime.UTC)
+    if any(error in check_certificates(config, now) for error in errors):
+        return ExitCode.CERTIFICATE
+    return ExitCode.CONFIGURATION
+
+
+def _check_trust(config: Config) -> Iterator[Finding]:
+    sources = {"certificates.trust": config.certificates.trust}
+    sources |= {f'remote."{d}".trust': remote.trust for d, remote in config.remote.items()}
+    for name, path in sources.items():
+        if path in ("", "system"):
+            continue
+        try:
+            x509.load_pem_x509_certificates(Path(path).read_bytes())
+        except OSError as exc:
+            yield Finding(f"{name}: cannot read {path}: {exc.strerror}", "correct the path")
+        except ValueError:
+            yield Finding(f"{name}: {path} holds no PEM certificate", "name a PEM bundle")
+
+
+def _check_state_dir(config: Config) -> Iterator[Finding]:
+    path = Path(config.gateway.state_dir)
+    present = path
+    while not present.exists() and present != present.parent:
+        present = present.parent
+    if not present.is_dir() or not os.access(present, os.W_OK | os.X_OK):
+        yield Finding(
+            f"gateway.state_dir: this user cannot write in {present}",
+            f"create {path} for the user that runs fedgate",
+        )
+
+
+def _check_surface(config: Config) -> Iterator[Finding]:
+    if not config.websocket.tls and not config.websocket.trusted_proxies:
+        yield Finding(
+            "websocket.tls is false and websocket.trusted_proxies is empty",
+            "name the networks of your HTTPS proxy, else peers' addresses are unknown",
+            is_error=False,
+        )
+    if config.local.authenticate == "none":
+        yield Finding(
+            "local.authenticate is none: any local process can pose as your server",
+            "use it only in tests and closed networks",
+            is_error=False,
+        )
+    yield from _check_ports(config)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if max(soft, hard) < FEW_FILES:
+        yield Finding(
+            f"this user may open only {hard} files, one is needed per session",
+            "raise the limit, for example LimitNOFILE=65536 in the systemd unit",
+            is_error=False,
+        )
+
+
+def _check_ports(config: Config) -> Iterator[Finding]:
+    """Two options on one address would only be seen when the second one is bound."""
+    taken: dict[str, str] = {}
+    listens = [(text, "websocket.listen") for text in config.websocket.listen]
+    listens.append((config.local.listen, "local.listen"))
+    if config.local.dns:
+        listens.append((config.local.dns, "local.dns"))
+    if "/" not in config.admin.listen:
+        listens.append((config.admin.listen, "admin.listen"))
+    for text, name in listens:
+        if parse_address(text).port and text in taken:
+            yield Finding(f"{name} and {taken[text]} are both {text}", "change one of the ports")
+        taken[text] = name
