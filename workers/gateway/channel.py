@@ -1,0 +1,345 @@
+"""One TCP connection, with TLS that may be switched on at any moment, on uvloop or asyncio.
+
+    channel = await open_channel(owner, (host, port))     or   await adopt_channel(owner, sock)
+    owner.connected() → … → owner.closed(reason)          exactly once each
+
+Writes of one loop turn are collected and leave as one run of TLS records in one transport.write.
+"""
+
+import asyncio
+import logging
+import socket
+from typing import Any, Protocol, cast
+
+from cryptography import x509
+from OpenSSL import SSL
+
+from workers.gateway.tls_engine import TLSEngine, TLSFailed
+
+log = logging.getLogger(__name__)
+
+HIGH_WATER = 262144
+LOW_WATER = 65536
+# How long a closed connection may go on without progress before it is cut.
+LINGER_TIMEOUT = 2.0
+
+
+class ChannelOwner(Protocol):
+    """What a channel tells whoever uses it. None of these may raise."""
+
+    def connected(self) -> None:
+        """The connection is up: `channel.peername` is known, writing is allowed."""
+
+    def tls_established(self) -> None:
+        """The handshake asked for by `start_tls` is complete: `peer_chain` is known."""
+
+    def data_received(self, data: bytes) -> None:
+        """Everything that one read brought, decrypted."""
+
+    def eof_received(self) -> None:
+        """The peer will send no more. Writing still works; the owner must `close` in the end."""
+
+    def write_paused(self) -> None:
+        """More than `HIGH_WATER` bytes wait for the peer: stop writing."""
+
+    def write_resumed(self) -> None:
+        """Fewer than `LOW_WATER` bytes wait: write again."""
+
+    def closed(self, reason: str | None) -> None:
+        """The connection is gone; the reason is None when both sides ended it in order."""
+
+
+class Channel(asyncio.Protocol):
+    """One TCP connection with optional TLS; see the module's text. For one thread."""
+
+    __slots__ = (
+        "_closing",
+        "_eof",
+        "_flush_scheduled",
+        "_linger_left",
+        "_linger_timer",
+        "_loop",
+        "_pending",
+        "_pending_bytes",
+        "_reason",
+        "_tls",
+        "_tls_told",
+        "_transport",
+        "owner",
+        "peername",
+        "quick_ack",
+    )
+
+    def __init__(self, owner: ChannelOwner | None = None, *, quick_ack: bool = False) -> None:
+        self.owner = owner
+        self.peername: Any = None
+        self.quick_ack = quick_ack
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._tls: TLSEngine | None = None
+        self._tls_told = False
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._flush_scheduled = False
+        self._closing = False
+        self._eof = False
+        self._reason: str | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self._linger_left = -1
+
+    # What the owner calls.
+
+    def write(self, data: bytes) -> None:
+        """Send, at the end of this turn of the loop. Dropped silently once the channel is closing.
+
+        Waits for the handshake while one is under way.
+        """
+        if self._closing:
+            return
+        self._pending.append(data)
+        self._pending_bytes += len(data)
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush_turn)
+
+    def flush(self) -> None:
+        """Send now what was written in this turn, where the next step depends on it."""
+        transport = self._transport
+        if not self._pending or transport is None or transport.is_closing():
+            return
+        tls = self._tls
+        if tls is not None and not tls.established:
+            return
+        pending, self._pending = self._pending, []
+        self._pending_bytes = 0
+        data = pending[0] if len(pending) == 1 else b"".join(pending)
+        if tls is not None:
+            try:
+                tls.send(data)
+            except TLSFailed as exc:
+                self._fail(f"TLS: {exc}")
+                return
+            data = tls.data_to_send()
+        transport.write(data)
+
+    def start_tls(
+        self, context: SSL.Context, *, server: bool, server_name: str | None = None
+    ) -> None:
+        """Switch TLS on: what was written before goes out in the clear, the rest encrypted.
+
+        Bytes the peer sent in the clear behind its last plaintext message must not be used: the
+        caller stops reading its message there. The handshake's deadline is the caller's.
+        """
+        assert self._tls is None, "TLS is on already"
+        self.flush()
+        self._tls = TLSEngine(context, server=server, server_name=server_name)
+        try:
+            self._tls.handshake()
+        except TLSFailed as exc:
+            self._fail(f"TLS handshake: {exc}")
+            return
+        self._write_tls()
+
+    def close(self, reason: str | None = None) -> None:
+        """Send what is waiting, close_notify, FIN; then read until the peer's FIN, so without RST.
+
+        The connection is cut when it makes no progress for `LINGER_TIMEOUT` seconds.
+        """
+        if self._closing:
+            return
+        self.flush()
+        transport = self._transport
+        if self._closing or transport is None or transport.is_closing():
+            self._closing = True
+            return
+        self._closing = True
+        self._reason = reason
+        if self._tls is not None:
+            self._tls.shutdown()
+            self._write_tls()
+        if self._eof:
+            transport.close()
+            return
+        transport.resume_reading()
+        if transport.can_write_eof():
+            transport.write_eof()
+        self._linger()
+
+    def abort(self, reason: str | None = "aborted") -> None:
+        """Cut the connection at once; what waits is lost."""
+        self._closing = True
+        self._pending.clear()
+        self._pending_bytes = 0
+        if self._reason is None:
+            self._reason = reason
+        if self._transport is not None:
+            self._transport.abort()
+
+    def pause_reading(self) -> None:
+        """Stop reading: TCP holds the peer back. Nothing already read is kept behind."""
+        if self._transport is not None and not self._closing:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport is not None and not self._closing:
+            self._transport.resume_reading()
+
+    @property
+    def buffered(self) -> int:
+        """Bytes written and not yet taken by the kernel."""
+        waiting = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return self._pending_bytes + waiting
+
+    @property
+    def is_closing(self) -> bool:
+        """Nothing written from now on would be sent."""
+        return self._closing
+
+    @property
+    def has_tls(self) -> bool:
+        """TLS is on and its handshake complete."""
+        return self._tls is not None and self._tls.established
+
+    def peer_chain(self) -> list[x509.Certificate]:
+        """The peer's certificates as presented, unverified, leaf first; may be empty."""
+        return self._tls.peer_chain() if self._tls is not None else []
+
+    def tls_summary(self) -> str:
+        """`TLSv1.3 TLS_AES_256_GCM_SHA384`, or '' without TLS."""
+        return self._tls.summary() if self._tls is not None else ""
+
+    # What the loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
+        self.peername = transport.get_extra_info("peername")
+        if self.owner is not None:
+            self.owner.connected()
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        tls = self._tls
+        if tls is not None:
+            try:
+                data = tls.receive(data)
+            except TLSFailed as exc:
+                self._fail(f"TLS: {exc}" if tls.established else f"TLS handshake: {exc}")
+                return
+            self._write_tls()
+            if tls.established and not self._tls_told:
+                self._tls_told = True
+                self._tell_established()
+        if data and self.owner is not None and not self._closing:
+            self.owner.data_received(data)
+        if tls is not None and tls.peer_closed:
+            self._end_of_input()
+
+    def eof_received(self) -> bool:
+        if self._closing:
+            self._eof = True
+            return False
+        if self._tls is not None and not self._tls.established:
+            self._reason = "the peer ended the connection during the TLS handshake"
+            self._closing = True
+            self._eof = True
+            if self._transport is not None:
+                self._transport.close()
+            return True
+        self._end_of_input()
+        self._eof = True
+        return True
+
+    def pause_writing(self) -> None:
+        if self.owner is not None and not self._closing:
+            self.owner.write_paused()
+
+    def resume_writing(self) -> None:
+        if self.owner is not None and not self._closing:
+            self.owner.write_resumed()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
+        self._closing = True
+        self._transport = None
+        owner, self.owner = self.owner, None
+        if self._reason is None and exc is not None:
+            self._reason = f"connection lost: {exc}"
+        if owner is not None:
+            owner.closed(self._reason)
+
+    # Inside.
+
+    def _flush_turn(self) -> None:
+        self._flush_scheduled = False
+        self.flush()
+
+    def _tell_established(self) -> None:
+        if self.owner is not None:
+            self.owner.tls_established()
+        self.flush()
+
+    def _write_tls(self) -> None:
+        if self._tls is not None and self._transport is not None:
+            data = self._tls.data_to_send()
+            if data and not self._transport.is_closing():
+                self._transport.write(data)
+
+    def _end_of_input(self) -> None:
+        if not self._eof and not self._closing:
+            self._eof = True
+            if self.owner is not None:
+                self.owner.eof_received()
+
+    def _fail(self, reason: str) -> None:
+        """TLS is beyond repair: its alert goes out, then the connection ends."""
+        self._write_tls()
+        self._tls = None
+        self._pending.clear()
+        self._pending_bytes = 0
+        self.close(reason)
+
+    def _linger(self) -> None:
+        """Wait for the peer's FIN as long as it takes our bytes; cut a peer that stands still."""
+        transport = self._transport
+        if transport is None:
+            return
+        left = transport.get_write_buffer_size()
+        if left == self._linger_left:
+            if left:
+                self._reason = self._reason or "the peer stopped reading"
+                transport.abort()
+            else:
+                transport.close()
+            return
+        self._linger_left = left
+        self._linger_timer = self._loop.call_later(LINGER_TIMEOUT, self._linger)
+
+
+async def open_channel(
+    owner: ChannelOwner, address: tuple[str, int] | str, *, quick_ack: bool = False
+) -> Channel:
+    """Connect to (host, port) or a unix socket path. Raises `OSError`; sets no deadline.
+
+    `owner.connected` has been called when this returns.
+    """
+    loop = asyncio.get_running_loop()
+    channel = Channel(owner, quick_ack=quick_ack)
+    if isinstance(address, str):
+        await loop.create_unix_connection(lambda: channel, address)
+    else:
+        await loop.create_connection(lambda: channel, *address)
+    return channel
+
+
+async def adopt_channel(
+    owner: ChannelOwner, sock: socket.socket, *, quick_ack: bool = False
+) -> Channel:
+    """Take over a connected socket, such as one received from another worker. Raises `OSError`."""
+    sock.setblocking(False)
+    channel = Channel(owner, quick_ack=quick_ack)
+    await asyncio.get_running_loop().connect_accepted_socket(lambda: channel, sock)
+    return channel

@@ -1,0 +1,202 @@
+"""TLS contexts: how we present ourselves, and that every certificate of the other side is seen.
+
+No context here verifies anything: both roles accept any chain, and `identity.py` judges it after
+the handshake, because one certificate may stand for a domain, an SRV name or a delegated host, and
+because public CAs issue no clientAuth certificates any more.
+"""
+
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+from OpenSSL import SSL
+
+from coordinator.config import Config
+from coordinator.domains import InvalidDomain, normalise_domain
+from workers.gateway.certificates import (
+    CertificateProblem,
+    KeyPair,
+    best_pair,
+    find_pairs,
+    load_pair,
+    parse_pair,
+)
+from workers.gateway.tls_engine import TLSEngine, TLSFailed
+
+# Forward secrecy and AEAD only; TLS 1.3 suites are OpenSSL's default.
+_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:!aNULL:!eNULL:!PSK"
+
+
+def _accept_any(
+    _connection: SSL.Connection, _certificate: object, _error: int, _depth: int, _ok: int
+) -> bool:
+    return True
+
+
+def _context(method: int, pair: KeyPair | None) -> SSL.Context:
+    context = SSL.Context(method)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_options(
+        SSL.OP_NO_RENEGOTIATION
+        | SSL.OP_NO_COMPRESSION
+        | SSL.OP_NO_TICKET
+        | SSL.OP_IGNORE_UNEXPECTED_EOF
+    )
+    # An idle session then holds no 16 KiB record buffers.
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    # A resumed session would not show its certificate again: identity is proved each time.
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_cipher_list(_CIPHERS)
+    context.set_verify(SSL.VERIFY_PEER, _accept_any)
+    if pair is not None:
+        context.use_certificate(pair.chain[0])
+        for certificate in pair.chain[1:]:
+            context.add_extra_chain_cert(certificate)
+        context.use_privatekey(pair.key)
+    return context
+
+
+def client_context(pair: KeyPair | None = None) -> SSL.Context:
+    """For the connecting side; presents the pair if the server asks. Offers no ALPN."""
+    return _context(SSL.TLS_CLIENT_METHOD, pair)
+
+
+def server_context(pair: KeyPair) -> SSL.Context:
+    """For the accepting side: asks for a certificate, takes any or none, names no authorities."""
+    return _context(SSL.TLS_SERVER_METHOD, pair)
+
+
+def handshake(client: TLSEngine, server: TLSEngine) -> None:
+    """Run both sides of a handshake against each other in memory. Raises `TLSFailed`."""
+    client.handshake()
+    for _ in range(10):
+        server.receive(client.data_to_send())
+        client.receive(server.data_to_send())
+        if client.established and server.established:
+            return
+    raise TLSFailed("the handshake does not come to an end")
+
+
+def self_test(server_auth_only: KeyPair) -> list[x509.Certificate]:
+    """Prove that a listener sees a serverAuth-only client certificate: returns the chain it saw.
+
+    Raises `TLSFailed` when this OpenSSL refuses it: then EXTERNAL cannot be offered.
+    """
+    client = TLSEngine(client_context(server_auth_only), server=False)
+    server = TLSEngine(server_context(server_auth_only), server=True)
+    handshake(client, server)
+    chain = server.peer_chain()
+    if not chain or chain[0] != server_auth_only.chain[0]:
+        raise TLSFailed("a client certificate was not visible after the handshake")
+    return chain
+
+
+class OwnCertificates:
+    """The public identity of each gateway domain. `reload` reads the files again."""
+
+    def __init__(self, settings: Config) -> None:
+        self._settings = settings
+        self._pairs: list[KeyPair] = []
+        self._servers: dict[KeyPair, SSL.Context] = {}
+        self._clients: dict[KeyPair, SSL.Context] = {}
+        self.problems: list[str] = []
+        self.reload()
+
+    def reload(self) -> None:
+        """Read all files again; sessions that are open keep what they have.
+
+        Raises `CertificateProblem` for a configured pair that cannot be used, and changes nothing
+        then; what is wrong inside a directory is only noted in `problems`.
+        """
+        settings = self._settings.certificates
+        pairs = [load_pair(Path(pair.certificate), Path(pair.key)) for pair in settings.pairs]
+        problems = []
+        for directory in settings.directories:
+            for certificate, key in find_pairs(Path(directory)):
+                try:
+                    pairs.append(load_pair(certificate, key))
+                except CertificateProblem as exc:
+                    problems.append(str(exc))
+        self._pairs, self.problems = pairs, problems
+        self._servers.clear()
+        self._clients.clear()
+
+    def pair_for(self, domain: str) -> KeyPair | None:
+        """The pair whose names cover the domain and which is valid longest; an exact name wins."""
+        return best_pair(self._pairs, domain)
+
+    def not_after(self, domain: str) -> datetime | None:
+        """When the domain's certificate expires (UTC); None if it has none."""
+        pair = self.pair_for(domain)
+        return pair.not_after if pair is not None else None
+
+    def context_for(self, domain: str) -> SSL.Context:
+        """For listeners: presents what SNI asks for, else the certificate of `domain`.
+
+        Raises `CertificateProblem` when there is none for the domain.
+        """
+        pair = self.pair_for(domain)
+        if pair is None:
+            raise CertificateProblem(
+                f"no certificate covers {domain}; add one under [certificates]"
+            )
+        return self._server_context(pair)
+
+    def client_context_for(self, domain: str) -> SSL.Context | None:
+        """For connecting in the name of `domain`; None if it has no certificate (dialback then)."""
+        pair = self.pair_for(domain)
+        if pair is None:
+            return None
+        if pair not in self._clients:
+            self._clients[pair] = client_context(pair)
+        return self._clients[pair]
+
+    def _server_context(self, pair: KeyPair) -> SSL.Context:
+        context = self._servers.get(pair)
+        if context is None:
+            context = self._servers[pair] = server_context(pair)
+            context.set_tlsext_servername_callback(self._select)
+        return context
+
+    def _select(self, connection: SSL.Connection) -> None:
+        """Answer SNI. An unknown name keeps the default certificate: the peer is the judge."""
+        name = connection.get_servername()
+        if not name:
+            return
+        try:
+            pair = self.pair_for(normalise_domain(name.decode("ascii")))
+        except (InvalidDomain, UnicodeDecodeError):
+            return
+        if pair is not None:
+            connection.set_context(self._server_context(pair))
+
+
+class LeafContexts:
+    """Contexts for certificates that come as PEM text (minted leaves), one per leaf and role."""
+
+    def __init__(self) -> None:
+        self._contexts: dict[tuple[str, bool], tuple[bytes, SSL.Context]] = {}
+
+    def server(self, domain: str, certificate_pem: bytes, key_pem: bytes) -> SSL.Context:
+        """For answering as the domain. Raises `CertificateProblem`."""
+        return self._context(domain, certificate_pem, key_pem, server=True)
+
+    def client(self, domain: str, certificate_pem: bytes, key_pem: bytes) -> SSL.Context:
+        """For connecting as the domain. Raises `CertificateProblem`."""
+        return self._context(domain, certificate_pem, key_pem, server=False)
+
+    def _context(
+        self, domain: str, certificate_pem: bytes, key_pem: bytes, *, server: bool
+    ) -> SSL.Context:
+        known = self._contexts.get((domain, server))
+        if known is not None and known[0] == certificate_pem:
+            return known[1]
+        pair = parse_pair(certificate_pem, key_pem, f"leaf of {domain}")
+        context = server_context(pair) if server else client_context(pair)
+        self._contexts[domain, server] = (certificate_pem, context)
+        return context
+
+    def forget(self, domain: str) -> None:
+        """The domain has no route any more."""
+        self._contexts.pop((domain, True), None)
+        self._contexts.pop((domain, False), None)

@@ -1,0 +1,284 @@
+"""A WebSocket on a channel after the opening handshake: messages, ping, close (RFC 6455).
+
+Whole text frames are cut and written by hand; every other frame goes through `websockets`' sans-I/O
+protocol, which is the judge of what is legal. `websocket_handshake.py` has the two roles' openings.
+"""
+
+import asyncio
+from typing import Protocol
+
+from websockets.datastructures import Headers
+from websockets.frames import Frame, Opcode
+from websockets.protocol import SERVER, State
+from websockets.protocol import Protocol as SansIOProtocol
+from websockets.speedups import apply_mask
+
+from workers.gateway.channel import Channel
+from workers.gateway.frames import TEXT_FIN, frame_size, text_frames, with_empty_mask
+
+# RFC 6455 leaves it open; xmpp-proxy never answers Close, so this is what its sessions take to end.
+CLOSE_TIMEOUT = 2.0
+SUBPROTOCOL = "xmpp"
+
+
+class WebSocketOwner(Protocol):
+    """What a WebSocket tells whoever uses it. None of these may raise."""
+
+    def websocket_opened(self, headers: Headers) -> None:
+        """The handshake is done: the headers of the peer's request or response."""
+
+    def messages_received(self, messages: list[bytes]) -> None:
+        """All text messages of one read, in order. Their UTF-8 is not checked yet."""
+
+    def pong_received(self, payload: bytes) -> None: ...
+
+    def write_paused(self) -> None:
+        """Stop sending; see `Channel`."""
+
+    def write_resumed(self) -> None: ...
+
+    def websocket_closed(self, code: int, reason: str) -> None:
+        """Exactly once after `websocket_opened`: no message comes, none can be sent any more.
+
+        The code is the peer's; ours when we failed the connection (1002, 1003, 1007, 1009);
+        1006 when the connection ended without a Close frame.
+        """
+
+
+class WebSocket:
+    """One WebSocket connection, either role. Owner of its channel."""
+
+    def __init__(self, protocol: SansIOProtocol, *, allow_unmasked: bool = False) -> None:
+        self.owner: WebSocketOwner | None = None
+        self.channel = Channel(self)
+        self._protocol = protocol
+        self._allow_unmasked = allow_unmasked
+        self._masks = protocol.side is not SERVER
+        self._expected_mask = 0 if self._masks else 0x80
+        self._max_message = protocol.max_message_size or 2**20
+        # Bytes of an incomplete frame; `_needed` is how many it takes to go on.
+        self._buffer = bytearray()
+        self._needed = 0
+        # Bytes still to come of a frame that the protocol is reading.
+        self._through = 0
+        self._message = bytearray()
+        self._open = False
+        self._told_closed = False
+        self._paused = False
+        self._held_pong = b""
+        self._close_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Messages can be sent."""
+        return self._open and self._protocol.state is State.OPEN and not self.channel.is_closing
+
+    def send_messages(self, messages: list[bytes]) -> bool:
+        """Send each as one unfragmented text message; false, and nothing sent, when not open.
+
+        They leave with all else written in this turn of the loop. Stop while `write_paused`.
+        """
+        if not self.is_open:
+            return False
+        self.channel.write(text_frames(messages, mask=self._masks))
+        return True
+
+    def ping(self, payload: bytes) -> bool:
+        """Send a Ping (≤ 125 bytes) behind all messages sent so far; false when not open."""
+        if not self.is_open:
+            return False
+        self._protocol.send_ping(payload)
+        self._write_protocol()
+        return True
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Start the closing handshake; messages may still arrive until the peer's Close.
+
+        After `CLOSE_TIMEOUT` seconds without an answer the connection ends as 1006. Idempotent.
+        """
+        if not self.is_open:
+            if self._protocol.state is State.CONNECTING:
+                self.channel.close()
+            return
+        encoded = reason.encode("utf-8")[:123].decode("utf-8", "ignore")
+        self._protocol.send_close(code, encoded)
+        self._write_protocol()
+        self._expect_close()
+
+    def abort(self, reason: str = "aborted") -> None:
+        """Cut the connection at once; the owner hears 1006."""
+        self._tell_closed(1006, reason)
+        self.channel.abort(reason)
+
+    # What the channel calls.
+
+    def connected(self) -> None: ...
+
+    def tls_established(self) -> None: ...
+
+    def data_received(self, data: bytes) -> None:
+        if self._told_closed:
+            return
+        buffer = self._buffer
+        if buffer:
+            buffer += data
+            if len(buffer) < self._needed:
+                return
+            data = bytes(buffer)
+            buffer.clear()
+        messages = self._cut(data)
+        if messages and self.owner is not None:
+            self.owner.messages_received(messages)
+        self._after_events()
+
+    def eof_received(self) -> None:
+        self._protocol.receive_eof()
+        self._write_protocol()
+        self._tell_closed(1006, "the peer ended the connection without a Close frame")
+        self.channel.close()
+
+    def write_paused(self) -> None:
+        self._paused = True
+        if self.owner is not None and not self._told_closed:
+            self.owner.write_paused()
+
+    def write_resumed(self) -> None:
+        self._paused = False
+        if self._held_pong:
+            self.channel.write(self._held_pong)
+            self._held_pong = b""
+        if self.owner is not None and not self._told_closed:
+            self.owner.write_resumed()
+
+    def closed(self, reason: str | None) -> None:
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+        self._protocol.receive_eof()
+        self._protocol.data_to_send()
+        self._tell_closed(1006, reason or "the connection ended without a Close frame")
+
+    # Frames.
+
+    def _cut(self, data: bytes) -> list[bytes]:
+        """Cut a read into messages. Common case first: whole text frames, no fragment open."""
+        messages: list[bytes] = []
+        protocol = self._protocol
+        position, end = 0, len(data)
+        while position < end:
+            if self._through:
+                position = self._pass_through(data, position, messages)
+                continue
+            header, length = frame_size(data, position)
+            if not header:
+                self._keep(data, position, 14)
+                break
+            if (
+                data[position] == TEXT_FIN
+                and protocol.current_size is None
+                and (data[position + 1] & 0x80 == self._expected_mask or self._allow_unmasked)
+                and length <= self._max_message
+                and protocol.close_rcvd is None
+            ):
+                stop = position + header + length
+                if stop > end:
+                    self._keep(data, position, header + length)
+                    break
+                payload = data[position + header : stop]
+                if data[position + 1] & 0x80:
+                    key = data[position + header - 4 : position + header]
+                    payload = apply_mask(payload, key)
+                messages.append(payload)
+                position = stop
+                continue
+            position = self._begin_through(data, position, header, length, messages)
+            if protocol.parser_exc is not None or protocol.close_rcvd is not None:
+                break
+        return messages
+
+    def _keep(self, data: bytes, position: int, needed: int) -> None:
+        self._buffer += memoryview(data)[position:]
+        self._needed = needed if needed > 14 else len(self._buffer) + 1
+
+    def _begin_through(
+        self, data: bytes, position: int, header: int, length: int, messages: list[bytes]
+    ) -> int:
+        """Hand the header of an uncommon frame to the protocol, then as much of it as is there."""
+        frame_header = data[position : position + header]
+        if self._allow_unmasked and not frame_header[1] & 0x80:
+            frame_header = with_empty_mask(frame_header)
+        self._through = length
+        self._feed(frame_header, messages)
+        return self._pass_through(data, position + header, messages)
+
+    def _pass_through(self, data: bytes, position: int, messages: list[bytes]) -> int:
+        piece = data[position : position + self._through]
+        if piece:
+            self._through -= len(piece)
+            self._feed(piece, messages)
+        return position + len(piece)
+
+    def _feed(self, data: bytes, messages: list[bytes]) -> None:
+        protocol = self._protocol
+        if protocol.state is State.CLOSED or protocol.parser_exc is not None:
+            return
+        protocol.receive_data(data)
+        for frame in protocol.events_received():
+            if isinstance(frame, Frame):
+                self._on_frame(frame, messages)
+        self._write_protocol()
+
+    def _on_frame(self, frame: Frame, messages: list[bytes]) -> None:
+        opcode = frame.opcode
+        if opcode is Opcode.TEXT or opcode is Opcode.CONT:
+            self._message += frame.data
+            if frame.fin:
+                messages.append(bytes(self._message))
+                self._message = bytearray()
+        elif opcode is Opcode.PONG:
+            if messages and self.owner is not None:
+                # What came before the Pong is told before it.
+                self.owner.messages_received(messages.copy())
+                messages.clear()
+            if self.owner is not None and not self._told_closed:
+                self.owner.pong_received(bytes(frame.data))
+        elif opcode is Opcode.BINARY and self._protocol.parser_exc is None:
+            self._protocol.fail(1003, "only text messages are spoken here")
+
+    # Sending and ending.
+
+    def _write_protocol(self) -> None:
+        for data in self._protocol.data_to_send():
+            if not data:
+                self.channel.close()
+            elif self._paused and data[0] & 0x0F == Opcode.PONG:
+                # RFC 6455 §5.5.3: only the latest Ping needs an answer. A peer that pings and
+                # does not read must not fill our memory.
+                self._held_pong = data
+            else:
+                self.channel.write(data)
+
+    def _after_events(self) -> None:
+        protocol = self._protocol
+        if protocol.state is State.OPEN:
+            return
+        if protocol.close_rcvd is not None:
+            self._tell_closed(protocol.close_rcvd.code, protocol.close_rcvd.reason)
+            self._expect_close()
+        elif protocol.close_sent is not None and self._close_timer is None:
+            self._tell_closed(protocol.close_sent.code, protocol.close_sent.reason)
+            self._expect_close()
+
+    def _expect_close(self) -> None:
+        if self._close_timer is None and not self.channel.is_closing:
+            loop = asyncio.get_running_loop()
+            self._close_timer = loop.call_later(CLOSE_TIMEOUT, self._on_close_timeout)
+
+    def _on_close_timeout(self) -> None:
+        self._tell_closed(1006, "the peer did not answer Close")
+        self.channel.close()
+
+    def _tell_closed(self, code: int, reason: str) -> None:
+        if self._open and not self._told_closed:
+            self._told_closed = True
+            if self.owner is not None:
+                self.owner.websocket_closed(code, reason)

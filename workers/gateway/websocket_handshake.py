@@ -1,0 +1,348 @@
+"""How WebSockets open (RFC 6455 §4), accepting and connecting, with subprotocol xmpp."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from OpenSSL import SSL
+from websockets.client import ClientProtocol
+from websockets.datastructures import Headers, MultipleValuesError
+from websockets.exceptions import InvalidURI
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
+
+from workers.gateway.channel import Channel
+from workers.gateway.websocket import SUBPROTOCOL, WebSocket, WebSocketOwner
+
+# The library says at level info that a connection opened; sessions say it better.
+_library_log = logging.getLogger(f"{__name__}.library")
+_library_log.setLevel(logging.WARNING)
+
+# Node.js allows 16 KiB, nginx 32; servers that federate send less than 1.
+MAX_HEAD = 16384
+HANDSHAKE_TIMEOUT = 5.0
+_END_OF_HEAD = b"\r\n\r\n"
+
+
+class WebSocketFailed(Exception):
+    """The WebSocket could not be opened; the text says why, for the operator."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Endpoint:
+    """What a listener offers: shared by all its connections, may be changed while it runs."""
+
+    path: str
+    # Called for each accepted handshake, before the 101 leaves.
+    new_owner: Callable[["AcceptedWebSocket"], WebSocketOwner]
+    # None: plain HTTP behind a TLS-terminating proxy.
+    context: SSL.Context | None
+    # Largest message in bytes; larger ones end the connection with 1009.
+    max_message: int = 524288
+    # Answers every request that is not for the WebSocket; None is 404.
+    http_responder: Callable[[Request], Response | None] = field(default=lambda _request: None)
+    # False while draining: 503.
+    accepting: bool = True
+    # COMPAT(PeerTube livechat): says for which peer addresses unmasked frames are tolerated.
+    allow_unmasked: Callable[[str], bool] = field(default=lambda _address: False)
+
+
+class _OpeningWebSocket(WebSocket):
+    """What both roles do before they are open: collect the head of the HTTP message."""
+
+    _head: bytearray | None
+
+    def data_received(self, data: bytes) -> None:
+        head = self._head
+        if head is None:
+            super().data_received(data)
+            return
+        searched = max(0, len(head) - 3)
+        head += data
+        end = head.find(_END_OF_HEAD, searched)
+        if end >= 0:
+            self._head = None
+            self._on_head(bytes(head[: end + 4]), bytes(head[end + 4 :]))
+        elif len(head) > MAX_HEAD:
+            self._head = None
+            self._on_long_head(bytes(head))
+
+    def _on_head(self, head: bytes, rest: bytes) -> None:
+        raise NotImplementedError
+
+    def _on_long_head(self, head: bytes) -> None:
+        raise NotImplementedError
+
+
+class AcceptedWebSocket(_OpeningWebSocket):
+    """The accepting role. `request` is known when the owner is made."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        protocol = ServerProtocol(
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            max_size=endpoint.max_message,
+            logger=_library_log,
+        )
+        super().__init__(protocol)
+        self._server = protocol
+        self._endpoint = endpoint
+        self._head = bytearray()
+        self._deadline: asyncio.TimerHandle | None = None
+        self.request: Request | None = None
+
+    def connected(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(HANDSHAKE_TIMEOUT, self._on_deadline)
+        if self._endpoint.context is not None:
+            self.channel.start_tls(self._endpoint.context, server=True)
+
+    def closed(self, reason: str | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        super().closed(reason)
+
+    def _on_deadline(self) -> None:
+        self.channel.abort("no WebSocket handshake in time")
+
+    def _on_long_head(self, head: bytes) -> None:
+        self._server.receive_data(head)
+        if self._server.handshake_exc is None:
+            self._answer(_reject(self._server, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
+        else:
+            self._write_protocol()
+
+    def _on_head(self, head: bytes, rest: bytes) -> None:
+        server = self._server
+        server.receive_data(head)
+        requests = [event for event in server.events_received() if isinstance(event, Request)]
+        if not requests:
+            self._on_bad_request()
+            return
+        request = requests[0]
+        response = self._respond(request, has_rest=bool(rest))
+        if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            self._open_with(request, response)
+        else:
+            if request.method == "HEAD":
+                response.body = b""
+            self._answer(response)
+
+    def _on_bad_request(self) -> None:
+        writes = self._server.data_to_send()
+        if not any(writes):
+            # The library says nothing to what is no HTTP; a person with curl deserves an answer.
+            writes = [_reject(self._server, HTTPStatus.BAD_REQUEST).serialize()]
+        for data in writes:
+            self.channel.write(data)
+        self.channel.close("the peer does not speak HTTP")
+
+    def _respond(self, request: Request, *, has_rest: bool) -> Response:
+        server, endpoint = self._server, self._endpoint
+        path = request.path.partition("?")[0]
+        is_upgrade = any(
+            "websocket" in value.lower() for value in request.headers.get_all("Upgrade")
+        )
+        if path != endpoint.path or (not is_upgrade and request.method != "GET"):
+            if request.method not in ("GET", "HEAD"):
+                return _reject(server, HTTPStatus.METHOD_NOT_ALLOWED, Allow="GET, HEAD")
+            found = None if is_upgrade else endpoint.http_responder(request)
+            return found or _reject(server, HTTPStatus.NOT_FOUND)
+        if is_upgrade and has_rest:
+            # RFC 6455 §4.1: the client must wait for the response.
+            return _reject(server, HTTPStatus.BAD_REQUEST)
+        if is_upgrade and request.headers.get_all("Sec-WebSocket-Version") not in ([], ["13"]):
+            version = {"Sec-WebSocket-Version": "13"}
+            return _reject(server, HTTPStatus.UPGRADE_REQUIRED, Upgrade="websocket", **version)
+        if is_upgrade and not _origin_allowed(request.headers):
+            return _reject(server, HTTPStatus.FORBIDDEN)
+        if is_upgrade and not endpoint.accepting:
+            return _reject(server, HTTPStatus.SERVICE_UNAVAILABLE)
+        return server.accept(request)
+
+    def _open_with(self, request: Request, response: Response) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self.request = request
+        address = self.channel.peername
+        self._allow_unmasked = self._endpoint.allow_unmasked(
+            address[0] if isinstance(address, tuple) else ""
+        )
+        self._server.send_response(response)
+        self._write_protocol()
+        self._open = True
+        self.owner = self._endpoint.new_owner(self)
+        self.owner.websocket_opened(request.headers)
+
+    def _answer(self, response: Response) -> None:
+        response.headers.setdefault("Connection", "close")
+        self._server.send_response(response)
+        self._write_protocol()
+
+
+class ConnectedWebSocket(_OpeningWebSocket):
+    """The connecting role; made by `connect`."""
+
+    def __init__(
+        self,
+        protocol: ClientProtocol,
+        owner: WebSocketOwner,
+        *,
+        start: Callable[[Channel], None],
+        verify: Callable[[Channel], None],
+        headers: Mapping[str, str],
+    ) -> None:
+        super().__init__(protocol)
+        self.owner = owner
+        self._client = protocol
+        self._head = bytearray()
+        self._start = start
+        self._verify = verify
+        self._headers = headers
+        self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connected(self) -> None:
+        self._start(self.channel)
+        if not self._client.uri.secure:
+            self._send_request()
+
+    def tls_established(self) -> None:
+        try:
+            self._verify(self.channel)
+        except WebSocketFailed as exc:
+            self._fail(str(exc))
+            return
+        self._send_request()
+
+    def _send_request(self) -> None:
+        request = self._client.connect()
+        for name, value in self._headers.items():
+            request.headers[name] = value
+        self._client.send_request(request)
+        self._write_protocol()
+
+    def eof_received(self) -> None:
+        self._fail("the server ended the connection before its response")
+        super().eof_received()
+
+    def closed(self, reason: str | None) -> None:
+        self._fail(reason or "the connection ended before the handshake")
+        super().closed(reason)
+
+    def _on_long_head(self, head: bytes) -> None:
+        self._fail(f"the response has more than {MAX_HEAD} bytes of headers")
+
+    def _on_head(self, head: bytes, rest: bytes) -> None:
+        status = head.partition(b"\r\n")[0][:128].decode("ascii", "replace")
+        if not status.startswith("HTTP/1.1 101"):
+            self._fail(f"the server answered {status!r}")
+            return
+        client = self._client
+        client.receive_data(head)
+        responses = [event for event in client.events_received() if isinstance(event, Response)]
+        if client.handshake_exc is not None:
+            self._fail(f"invalid handshake: {client.handshake_exc}")
+        elif client.subprotocol != SUBPROTOCOL:
+            # RFC 7395 §3.1
+            self._fail("the server did not select the subprotocol xmpp")
+        else:
+            self._open = True
+            if self.owner is not None:
+                self.owner.websocket_opened(responses[0].headers)
+            if not self._opened.done():
+                self._opened.set_result(None)
+            if rest:
+                super().data_received(rest)
+
+    def _fail(self, reason: str) -> None:
+        if not self._opened.done():
+            self._opened.set_exception(WebSocketFailed(reason))
+            self.channel.close(reason)
+
+    async def wait_opened(self) -> None:
+        await self._opened
+
+
+def _accept_any_peer(_channel: Channel) -> None:
+    """For tests and for peers that authenticate otherwise."""
+
+
+async def connect(
+    url: str,
+    owner: WebSocketOwner,
+    *,
+    address: tuple[str, int],
+    context: SSL.Context,
+    server_name: str | None = None,
+    verify: Callable[[Channel], None] = _accept_any_peer,
+    headers: Mapping[str, str] | None = None,
+    max_message: int = 524288,
+    timeout: float = 10.0,
+) -> WebSocket:
+    """Open a WebSocket to `url` at `address`, an IP address and port that were checked before.
+
+    `server_name` is the SNI, by default the URL's host. `verify` is called after the TLS handshake
+    and before the request leaves; it refuses the server by raising `WebSocketFailed`.
+    Raises `WebSocketFailed` after at most `timeout` seconds.
+    """
+    try:
+        uri = parse_uri(url)
+    except InvalidURI as exc:
+        raise WebSocketFailed(str(exc)) from exc
+
+    def start(channel: Channel) -> None:
+        if uri.secure:
+            channel.start_tls(context, server=False, server_name=server_name or uri.host)
+
+    protocol = ClientProtocol(
+        uri, subprotocols=[Subprotocol(SUBPROTOCOL)], max_size=max_message, logger=_library_log
+    )
+    websocket = ConnectedWebSocket(
+        protocol, owner, start=start, verify=verify, headers=headers or {}
+    )
+    try:
+        async with asyncio.timeout(timeout):
+            await asyncio.get_running_loop().create_connection(lambda: websocket.channel, *address)
+            await websocket.wait_opened()
+    except TimeoutError as exc:
+        websocket.channel.abort()
+        raise WebSocketFailed(f"no WebSocket within {timeout:g} s") from exc
+    except OSError as exc:
+        raise WebSocketFailed(f"cannot connect to {address[0]} port {address[1]}: {exc}") from exc
+    except asyncio.CancelledError:
+        websocket.channel.abort()
+        raise
+    return websocket
+
+
+async def serve(endpoint: Endpoint, sock: socket.socket) -> asyncio.Server:
+    """Accept WebSockets on a listening socket until the returned server is closed."""
+    loop = asyncio.get_running_loop()
+    return await loop.create_server(lambda: AcceptedWebSocket(endpoint).channel, sock=sock)
+
+
+def _reject(server: ServerProtocol, status: HTTPStatus, **headers: str) -> Response:
+    response = server.reject(status, f"{status.value} {status.phrase}\n")
+    for name, value in headers.items():
+        response.headers[name] = value
+    return response
+
+
+def _origin_allowed(headers: Headers) -> bool:
+    """Servers send none, or their own (xmpp-proxy: https://<Host>); a web page's is refused."""
+    try:
+        origin = headers.get("Origin")
+        host = headers.get("Host")
+    except MultipleValuesError:
+        return False
+    if origin is None:
+        return True
+    return host is not None and _origin_host(origin) == _origin_host(f"https://{host}")
+
+
+def _origin_host(origin: str) -> str:
+    return origin.lower().removesuffix(":443")
