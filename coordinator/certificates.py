@@ -4,7 +4,8 @@ Used before a start and by `fedgate config check`; what peers show is verified i
 """
 
 import datetime
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from coordinator.config import Config, Pair
+from coordinator.exits import ExitCode
 
 SOON = datetime.timedelta(days=14)
 _SRV_NAME = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.7")
@@ -24,11 +26,12 @@ _XMPP_ADDR = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.5")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line about the certificates: the cause and the next step; an error forbids the start."""
+    """One line of `fedgate config check`: cause and next step. An error forbids the start."""
 
     cause: str
     next_step: str
     is_error: bool = True
+    exit_code: ExitCode = ExitCode.CERTIFICATE
 
     def __str__(self) -> str:
         return f"{self.cause}; {self.next_step}"
@@ -45,15 +48,17 @@ class CertificateProblem(Exception):
 def find_pairs(config: Config) -> list[Pair]:
     """Return the configured pairs, then those found in `certificates.directories`.
 
-    Known layouts: certbot's `live/<name>/{fullchain,privkey}.pem`, Prosody's `<name>.crt` with
-    `<name>.key`, and `<name>.pem` that holds both. Other files are passed over.
+    Known layouts, in a directory and in the directories inside it: certbot's `fullchain*.pem` with
+    `privkey*.pem`, Prosody's `<name>.crt` with `<name>.key`. Other files are passed over.
     """
     pairs = list(config.certificates.pairs)
-    for directory in config.certificates.directories:
-        for entry in sorted(Path(directory).iterdir() if Path(directory).is_dir() else ()):
-            pair = _pair_at(entry)
-            if pair is not None:
-                pairs.append(pair)
+    for name in config.certificates.directories:
+        directory = Path(name)
+        if not _is_readable_directory(directory):
+            continue
+        inside = sorted(path for path in directory.iterdir() if _is_readable_directory(path))
+        for folder in (directory, *inside):
+            pairs.extend(_pairs_in(folder))
     return pairs
 
 
@@ -65,7 +70,7 @@ def check_certificates(config: Config, now: datetime.datetime) -> list[Finding]:
             "correct the path or its permissions",
         )
         for directory in config.certificates.directories
-        if not Path(directory).is_dir()
+        if not _is_readable_directory(Path(directory))
     ]
     names: set[str] = set()
     for pair in find_pairs(config):
@@ -122,7 +127,7 @@ def names_of(certificate: x509.Certificate) -> set[str]:
         text = _string_inside(other.value).lower()
         if other.type_id == _XMPP_ADDR:
             names.add(text)
-        elif other.type_id == _SRV_NAME and text.startswith(("_xmpp-server.", "_xmpps-server.")):
+        elif other.type_id == _SRV_NAME and text.startswith("_xmpp-server."):
             names.add(text.partition(".")[2])
     return names
 
@@ -133,23 +138,20 @@ def covers(names: Iterable[str], domain: str) -> bool:
     return any(name in (domain, wildcard) for name in names)
 
 
-def _pair_at(entry: Path) -> Pair | None:
-    if entry.is_dir() and (entry / "fullchain.pem").exists():
-        return Pair(certificate=str(entry / "fullchain.pem"), key=str(entry / "privkey.pem"))
-    key = entry.with_suffix(".key")
-    if entry.suffix in (".crt", ".pem") and key.exists():
-        return Pair(certificate=str(entry), key=str(key))
-    if entry.suffix == ".pem" and _holds_both(entry):
-        return Pair(certificate=str(entry), key=str(entry))
-    return None
+def _is_readable_directory(path: Path) -> bool:
+    return path.is_dir() and os.access(path, os.R_OK | os.X_OK)
 
 
-def _holds_both(file: Path) -> bool:
-    try:
-        text = file.read_bytes()
-    except OSError:
-        return False
-    return b"PRIVATE KEY-----" in text and b"BEGIN CERTIFICATE-----" in text
+def _pairs_in(folder: Path) -> Iterator[Pair]:
+    for key in sorted([*folder.glob("*.key"), *folder.glob("privkey*.pem")]):
+        if key.suffix == ".key":
+            candidates = [key.with_suffix(suffix) for suffix in (".crt", ".pem", ".cert")]
+        else:
+            candidates = [key.with_name(key.name.replace("privkey", "fullchain"))]
+        for certificate in candidates:
+            if certificate.is_file():
+                yield Pair(certificate=str(certificate), key=str(key))
+                break
 
 
 def _read(path: str, noun: str) -> bytes:

@@ -24,15 +24,13 @@ def check(config: Config, now: datetime.datetime | None = None) -> list[Finding]
     return sorted(findings, key=lambda finding: not finding.is_error)
 
 
-def exit_code(config: Config, findings: list[Finding]) -> ExitCode:
-    """The code for these findings: certificate errors have one of their own."""
-    errors = [finding for finding in findings if finding.is_error]
-    if not errors:
-        return ExitCode.OK
-    now = datetime.datetime.now(datetime.UTC)
-    if any(error in check_certificates(config, now) for error in errors):
-        return ExitCode.CERTIFICATE
-    return ExitCode.CONFIGURATION
+def exit_code(findings: list[Finding]) -> ExitCode:
+    """The code of the first error; certificates have one of their own."""
+    return next((finding.exit_code for finding in findings if finding.is_error), ExitCode.OK)
+
+
+def _finding(cause: str, next_step: str, *, is_error: bool = True) -> Finding:
+    return Finding(cause, next_step, is_error, ExitCode.CONFIGURATION)
 
 
 def _check_trust(config: Config) -> Iterator[Finding]:
@@ -44,9 +42,9 @@ def _check_trust(config: Config) -> Iterator[Finding]:
         try:
             x509.load_pem_x509_certificates(Path(path).read_bytes())
         except OSError as exc:
-            yield Finding(f"{name}: cannot read {path}: {exc.strerror}", "correct the path")
+            yield _finding(f"{name}: cannot read {path}: {exc.strerror}", "correct the path")
         except ValueError:
-            yield Finding(f"{name}: {path} holds no PEM certificate", "name a PEM bundle")
+            yield _finding(f"{name}: {path} holds no PEM certificate", "name a PEM bundle")
 
 
 def _check_state_dir(config: Config) -> Iterator[Finding]:
@@ -55,7 +53,7 @@ def _check_state_dir(config: Config) -> Iterator[Finding]:
     while not present.exists() and present != present.parent:
         present = present.parent
     if not present.is_dir() or not os.access(present, os.W_OK | os.X_OK):
-        yield Finding(
+        yield _finding(
             f"gateway.state_dir: this user cannot write in {present}",
             f"create {path} for the user that runs fedgate",
         )
@@ -63,13 +61,13 @@ def _check_state_dir(config: Config) -> Iterator[Finding]:
 
 def _check_surface(config: Config) -> Iterator[Finding]:
     if not config.websocket.tls and not config.websocket.trusted_proxies:
-        yield Finding(
+        yield _finding(
             "websocket.tls is false and websocket.trusted_proxies is empty",
             "name the networks of your HTTPS proxy, else peers' addresses are unknown",
             is_error=False,
         )
     if config.local.authenticate == "none":
-        yield Finding(
+        yield _finding(
             "local.authenticate is none: any local process can pose as your server",
             "use it only in tests and closed networks",
             is_error=False,
@@ -77,7 +75,7 @@ def _check_surface(config: Config) -> Iterator[Finding]:
     yield from _check_ports(config)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if max(soft, hard) < FEW_FILES:
-        yield Finding(
+        yield _finding(
             f"this user may open only {hard} files, one is needed per session",
             "raise the limit, for example LimitNOFILE=65536 in the systemd unit",
             is_error=False,
@@ -95,5 +93,5 @@ def _check_ports(config: Config) -> Iterator[Finding]:
         listens.append((config.admin.listen, "admin.listen"))
     for text, name in listens:
         if parse_address(text).port and text in taken:
-            yield Finding(f"{name} and {taken[text]} are both {text}", "change one of the ports")
+            yield _finding(f"{name} and {taken[text]} are both {text}", "change one of the ports")
         taken[text] = name
