@@ -6,9 +6,9 @@ Rules of the file. The worker alone writes its counters, plain item assignments 
     account.outbound[IN_FLIGHT_RESENDABLE] += len(batch)
 
 Both sides of a transition are written in the same loop turn, so that at any turn's end
-accepted = acknowledged + bounced + dropped + returned + in flight. The coordinator reads the file at
-any time (again, when it caught the middle of a turn) and closes the accounts of dead workers: what
-is in flight becomes *returned* (the previous hop sends it again) or *dropped: worker-lost*.
+accepted = acknowledged + bounced + dropped + returned + in flight. The coordinator reads the file
+at any time (again, when it caught the middle of a turn) and closes the accounts of dead workers:
+what is in flight becomes *returned* (the previous hop sends it again) or *dropped: worker-lost*.
 """
 
 import mmap
