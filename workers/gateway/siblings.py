@@ -1,0 +1,211 @@
+"""Workers of one machine talk to each other here: sockets are handed over, drains reported.
+
+Every worker listens on one unix socket named after it. A packet is one JSON object, with at most
+one file descriptor (SCM_RIGHTS).
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+log = logging.getLogger(__name__)
+
+_MAX_PACKET = 65536
+_BACKLOG = 1024
+_SEND_TIMEOUT = 2.0
+# sun_path holds 108 bytes; the /proc/self/fd/<n>/ in front takes up to 24.
+_MAX_NAME = 80
+_PEER_CREDENTIALS = struct.Struct("3i")
+
+
+class SiblingUnavailable(Exception):
+    """The other worker is gone or does not read; what was to be sent is still ours."""
+
+
+class Siblings:
+    """This worker's end of the unix sockets between the workers of a machine.
+
+    Set `on_socket(sock, info)` and `on_message(message)` before `start()`. A received socket is
+    non-blocking and belongs to the callback.
+    """
+
+    def __init__(self, run_dir: str | Path, worker_id: str) -> None:
+        self.worker_id = worker_id
+        self.on_socket: Callable[[socket.socket, dict[str, Any]], None] = _refuse_socket
+        self.on_message: Callable[[dict[str, Any]], None] = _ignore_message
+        self._run_dir = Path(run_dir)
+        self._directory = -1
+        self._listener: socket.socket | None = None
+        self._incoming: set[socket.socket] = set()
+
+    async def start(self) -> None:
+        """Listen. Raises OSError when the directory or the socket cannot be made."""
+        self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._directory = os.open(self._run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(socket_name(self.worker_id), dir_fd=self._directory)
+            listener.bind(self._address(self.worker_id))
+            # Nobody can connect before listen(), so there is no moment with wider rights.
+            os.chmod(socket_name(self.worker_id), 0o600, dir_fd=self._directory)
+            listener.listen(_BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+        self._listener = listener
+        asyncio.get_running_loop().add_reader(listener, self._on_connection)
+
+    async def close(self) -> None:
+        """Stop listening and remove the socket. Packets that already arrived are lost."""
+        loop = asyncio.get_running_loop()
+        if self._listener is not None:
+            loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+            with contextlib.suppress(OSError):
+                os.unlink(socket_name(self.worker_id), dir_fd=self._directory)
+        for connection in list(self._incoming):
+            self._drop(connection)
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
+
+    async def send_socket(self, worker_id: str, sock: socket.socket, info: dict[str, Any]) -> None:
+        """Hand `sock` to another worker; on return it is theirs and our copy is closed.
+
+        Raises `SiblingUnavailable`; then `sock` is still open and ours.
+        """
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", sock.fileno()))]
+        await self._send(worker_id, info, rights)
+        sock.close()
+
+    async def send_message(self, worker_id: str, message: dict[str, Any]) -> None:
+        """Send one JSON object of at most 64 KiB. Raises `SiblingUnavailable`."""
+        await self._send(worker_id, message, [])
+
+    async def _send(self, worker_id: str, message: dict[str, Any], ancillary: list[Any]) -> None:
+        packet = msgspec.json.encode(message)
+        if len(packet) > _MAX_PACKET:
+            raise SiblingUnavailable(f"a message of {len(packet)} bytes is too large")
+        # A connection per packet: it costs 0.1 ms per stream and has no stale state to look after.
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        try:
+            async with asyncio.timeout(_SEND_TIMEOUT):
+                await self._connect(connection, worker_id)
+                connection.sendmsg([packet], ancillary, socket.MSG_NOSIGNAL)
+        except TimeoutError:
+            raise SiblingUnavailable(f"worker {worker_id} does not answer") from None
+        except OSError as exc:
+            raise SiblingUnavailable(f"worker {worker_id} is away: {exc.strerror}") from None
+        finally:
+            connection.close()
+
+    async def _connect(self, connection: socket.socket, worker_id: str) -> None:
+        while True:
+            try:
+                connection.connect(self._address(worker_id))
+                return
+            except BlockingIOError:
+                # A full backlog cannot be waited for with poll (unix(7)): look again shortly.
+                await asyncio.sleep(0.005)
+
+    def _address(self, worker_id: str) -> str:
+        # state_dir may be longer than sun_path allows; the way through our descriptor is short.
+        return f"/proc/self/fd/{self._directory}/{socket_name(worker_id)}"
+
+    def _on_connection(self) -> None:
+        assert self._listener is not None
+        for _ in range(64):
+            try:
+                connection, _address = self._listener.accept()
+            except OSError:
+                return
+            connection.setblocking(False)
+            if _peer_uid(connection) not in (0, os.getuid()):
+                connection.close()
+                continue
+            self._incoming.add(connection)
+            asyncio.get_running_loop().add_reader(connection, self._on_packet, connection)
+
+    def _on_packet(self, connection: socket.socket) -> None:
+        space = socket.CMSG_SPACE(4 * struct.calcsize("i"))
+        try:
+            packet, ancillary, flags, _ = connection.recvmsg(
+                _MAX_PACKET + 1, space, socket.MSG_CMSG_CLOEXEC
+            )
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._drop(connection)
+            return
+        received = _received_sockets(ancillary)
+        if not packet:
+            self._drop(connection)
+        elif flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(received) > 1:
+            log.warning("a sibling's packet is malformed: dropped")
+        else:
+            self._deliver(packet, received)
+        for sock in received:
+            sock.close()
+
+    def _deliver(self, packet: bytes, received: list[socket.socket]) -> None:
+        try:
+            message = msgspec.json.decode(packet, type=dict[str, Any])
+        except msgspec.DecodeError:
+            log.warning("a sibling's packet is not JSON: dropped")
+            return
+        if received:
+            self.on_socket(received.pop(), message)
+        else:
+            self.on_message(message)
+
+    def _drop(self, connection: socket.socket) -> None:
+        asyncio.get_running_loop().remove_reader(connection)
+        self._incoming.discard(connection)
+        connection.close()
+
+
+def socket_name(worker_id: str) -> str:
+    """The file name of a worker's socket; too long a worker id becomes its digest."""
+    name = worker_id.replace("/", "_") + ".sock"
+    if len(name.encode()) > _MAX_NAME:
+        name = hashlib.blake2b(worker_id.encode(), digest_size=16).hexdigest() + ".sock"
+    return name
+
+
+def _received_sockets(ancillary: list[tuple[int, int, bytes]]) -> list[socket.socket]:
+    sockets = []
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            whole = len(data) - len(data) % 4
+            for (descriptor,) in struct.iter_unpack("i", data[:whole]):
+                sock = socket.socket(fileno=descriptor)
+                sock.setblocking(False)
+                sockets.append(sock)
+    return sockets
+
+
+def _peer_uid(connection: socket.socket) -> int:
+    credentials = connection.getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size
+    )
+    _pid, uid, _gid = _PEER_CREDENTIALS.unpack(credentials)
+    return int(uid)
+
+
+def _refuse_socket(sock: socket.socket, info: dict[str, Any]) -> None:
+    sock.close()
+
+
+def _ignore_message(message: dict[str, Any]) -> None:
+    log.debug("a sibling's message came before anybody listens: %r", message)
