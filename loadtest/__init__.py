@@ -1,1 +1,1 @@
-"""Load tests, micro-benchmarks, and the stage of real servers that the demo and the tests play on."""
+"""Load tests, micro-benchmarks, and the stage of real servers that demo and tests play on."""

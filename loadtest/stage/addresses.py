@@ -1,0 +1,51 @@
+"""Where each actor of the stage lives: an own loopback address, so default ports never meet."""
+
+import fcntl
+import ipaddress
+import os
+from pathlib import Path
+from typing import IO
+
+# Stages of other processes (a demo left running, a second test run) hold other slots.
+_SLOTS = range(10, 250)
+
+C2S_PORT = 5222
+S2S_PORT = 5269
+LOCAL_PORT = 5271
+STEERING_PORT = 5053
+ADMIN_PORT = 5290
+WEBSOCKET_PORT = 443
+DNS_PORT = 53
+
+
+class Addresses:
+    """One slot `127.<slot>.0.0/16`, reserved for this process until `release()`.
+
+    Raises `RuntimeError` when no slot is free.
+    """
+
+    def __init__(self, lock_dir: Path = Path("/tmp")) -> None:
+        self._lock, self.slot = _reserve(lock_dir)
+        self.network = ipaddress.ip_network(f"127.{self.slot}.0.0/16")
+
+    def of(self, actor: int) -> str:
+        """The address of an actor, 1..254."""
+        return f"127.{self.slot}.{actor}.1"
+
+    def release(self) -> None:
+        """Give the slot back. The lock file stays: removing it would race with the next taker."""
+        self._lock.close()
+
+
+def _reserve(lock_dir: Path) -> tuple[IO[str], int]:
+    for slot in _SLOTS:
+        path = lock_dir / f"fedgate-stage-{slot}.lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.fdopen(descriptor, "r+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        return lock, slot
+    raise RuntimeError(f"no free loopback slot: {len(_SLOTS)} stages are running")

@@ -1,0 +1,194 @@
+"""The whole scene: three servers, their users, the test DNS and CA, and a gateway where wanted."""
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from pathlib import Path
+
+from loadtest.stage.addresses import DNS_PORT, S2S_PORT, Addresses
+from loadtest.stage.authority import TestAuthority
+from loadtest.stage.dns import StageDns
+from loadtest.stage.ejabberd import Ejabberd
+from loadtest.stage.gateway import Gateway
+from loadtest.stage.prosody import Prosody
+from loadtest.stage.users import User
+
+CAPULET = "capulet.example"
+CAPULET_ROOMS = "rooms.capulet.example"
+MONTAGUE = "montague.example"
+MONTAGUE_ROOMS = "conference.montague.example"
+ESCALUS = "escalus.example"
+
+PASSWORD = "wherefore"
+ACCOUNTS = {
+    CAPULET: ("juliet", "nurse", "tybalt"),
+    MONTAGUE: ("romeo", "benvolio", "mercutio"),
+    ESCALUS: ("friar", "page"),
+}
+
+# Actors of a stage, as the third octet of their loopback address; 100 and up are free for tests.
+_DNS, _CAPULET, _MONTAGUE, _ESCALUS, _CAPULET_GATEWAY, _MONTAGUE_GATEWAY = 1, 11, 12, 13, 21, 22
+
+
+class Stage:
+    """Made stopped; `start()` brings up DNS and servers, `attach_gateways()` the two gateways.
+
+    `stop()` ends every process it started, removes its directory (unless `keep` was set) and frees
+    the addresses. Use it as `async with Stage() as stage:` to be sure of that.
+    """
+
+    def __init__(self, *, workers: int = 2, directory: Path | None = None) -> None:
+        self.keep = directory is not None
+        self.directory = directory or Path(tempfile.mkdtemp(prefix="fedgate-stage-"))
+        # The servers run as accounts of their own and have to pass through.
+        self.directory.chmod(0o755)
+        self.logs = self.directory / "logs"
+        self.logs.mkdir()
+        self.addresses = Addresses()
+        self.authority = TestAuthority(self.directory / "ca")
+        self.dns = StageDns(self.addresses.of(_DNS))
+        self.users: list[User] = []
+        self._workers = workers
+        self._make_servers()
+        self.capulet_gateway = self._make_gateway(
+            CAPULET, CAPULET_ROOMS, _CAPULET_GATEWAY, self.capulet
+        )
+        self.montague_gateway = self._make_gateway(
+            MONTAGUE, MONTAGUE_ROOMS, _MONTAGUE_GATEWAY, self.montague
+        )
+
+    @property
+    def servers(self) -> tuple[Prosody, Ejabberd, Prosody]:
+        return self.capulet, self.montague, self.escalus
+
+    @property
+    def gateways(self) -> tuple[Gateway, Gateway]:
+        return self.capulet_gateway, self.montague_gateway
+
+    async def __aenter__(self) -> "Stage":
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """DNS and the three servers, federating natively."""
+        self.dns.start()
+        for server in self.servers:
+            for domain in filter(None, (server.domain, server.rooms)):
+                self.dns.set_xmpp_server(domain, server.address, S2S_PORT)
+                self.dns.set(domain, "A", server.address)
+        await asyncio.gather(*(server.start() for server in self.servers))
+
+    async def attach_gateways(self) -> None:
+        """Put a gateway before capulet and montague as an operator does: attach, then up."""
+        await asyncio.gather(self.attach_capulet(), self.attach_montague())
+
+    async def attach_capulet(self) -> None:
+        """`fedgate attach prosody`, its lines into Prosody's file, restart, `fedgate up`."""
+        gateway = self.capulet_gateway
+        block = await gateway.attach_block("prosody")
+        await gateway.start()
+        self._publish(gateway)
+        await self.capulet.attach(block)
+
+    async def attach_montague(self) -> None:
+        """`fedgate attach ejabberd`, its lines into ejabberd.yml and inetrc, `fedgate up`."""
+        gateway = self.montague_gateway
+        text = await gateway.attach_block("ejabberd")
+        await gateway.start()
+        self._publish(gateway)
+        await self.montague.attach(*split_ejabberd_lines(text))
+
+    async def login(self, jid: str) -> User:
+        """Log a user in at its server; it is logged out with the stage."""
+        domain = jid.partition("@")[2].partition("/")[0]
+        server = next(server for server in self.servers if server.domain == domain)
+        user = await User.login(jid, PASSWORD, server.address)
+        self.users.append(user)
+        return user
+
+    def actor_address(self, number: int) -> str:
+        """A loopback address for an actor of a test; numbers from 100 are free."""
+        return self.addresses.of(number)
+
+    async def stop(self) -> None:
+        """End all of it; errors of one part do not keep the others running."""
+        for user in self.users:
+            with contextlib.suppress(Exception):
+                await user.logout()
+        self.users.clear()
+        stops = [gateway.stop() for gateway in self.gateways]
+        stops += [server.stop() for server in self.servers]
+        results = await asyncio.gather(*stops, return_exceptions=True)
+        self.dns.stop()
+        self.addresses.release()
+        if not self.keep:
+            shutil.rmtree(self.directory, ignore_errors=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    def _publish(self, gateway: Gateway) -> None:
+        for domain in (*gateway.domains, gateway.public_host):
+            self.dns.set(domain, "A", gateway.address)
+
+    def _make_servers(self) -> None:
+        self.capulet = self._make_prosody(CAPULET, _CAPULET, CAPULET_ROOMS)
+        self.escalus = self._make_prosody(ESCALUS, _ESCALUS, "")
+        self.montague = Ejabberd(
+            MONTAGUE,
+            self.addresses.of(_MONTAGUE),
+            self.directory / "montague",
+            certificate=self.authority.issue(MONTAGUE, MONTAGUE_ROOMS),
+            trust=self.authority.bundle,
+            resolver=(self.dns.address, DNS_PORT),
+            log=self.logs / "montague.log",
+            rooms=MONTAGUE_ROOMS,
+            accounts=dict.fromkeys(ACCOUNTS[MONTAGUE], PASSWORD),
+        )
+
+    def _make_prosody(self, domain: str, actor: int, rooms: str) -> Prosody:
+        name = domain.partition(".")[0]
+        return Prosody(
+            domain,
+            self.addresses.of(actor),
+            self.directory / name,
+            certificate=self.authority.issue(*filter(None, (domain, rooms))),
+            trust=self.authority.bundle,
+            resolver=f"{self.dns.address}@{DNS_PORT}",
+            log=self.logs / f"{name}.log",
+            rooms=rooms,
+            accounts=dict.fromkeys(ACCOUNTS[domain], PASSWORD),
+        )
+
+    def _make_gateway(
+        self, domain: str, rooms: str, actor: int, server: Prosody | Ejabberd
+    ) -> Gateway:
+        name = domain.partition(".")[0]
+        return Gateway(
+            f"{name}-gateway",
+            (domain, rooms),
+            self.addresses.of(actor),
+            self.directory / f"{name}-gateway",
+            certificate=self.authority.issue(domain, rooms, f"gw.{domain}"),
+            trust=self.authority.bundle,
+            server=server.s2s_address,
+            upstream_dns=f"{self.dns.address}:{DNS_PORT}",
+            log=self.logs / f"{name}-gateway.log",
+            workers=self._workers,
+        )
+
+
+def split_ejabberd_lines(text: str) -> tuple[str, str]:
+    """Part `fedgate attach ejabberd`'s output into lines for ejabberd.yml and the inetrc file."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    terms = [line for line in lines if line.lstrip().startswith(("{", "%"))]
+    options = [line for line in lines if line not in terms]
+    return "\n".join(options), "\n".join(terms) + "\n"

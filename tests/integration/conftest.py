@@ -1,0 +1,84 @@
+"""The real servers of the integration tests, started once, and the people on them."""
+
+from collections.abc import AsyncIterator, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from loadtest.stage.stage import Stage
+from loadtest.stage.users import User
+
+_HERE = Path(__file__).parent
+_stages: list[Stage] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Servers, users and tests share one event loop; every test here may take its time."""
+    for item in items:
+        if item.path.is_relative_to(_HERE):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+            item.add_marker(pytest.mark.servers)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep the logs of a stage on which a test failed, and say where they are."""
+    report = yield
+    if report.failed:
+        for stage in _stages:
+            stage.keep = True
+            report.sections.append(("stage", f"logs in {stage.logs}"))
+            for gateway in stage.gateways:
+                report.sections.append((gateway.name, gateway.process.log_tail(40)))
+    return report
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def stage() -> AsyncIterator[Stage]:
+    """Prosody and ejabberd, each attached to its gateway, and a third Prosody without one."""
+    async with Stage() as stage:
+        _stages.append(stage)
+        try:
+            await stage.attach_gateways()
+            yield stage
+        finally:
+            _stages.remove(stage)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def native_stage() -> AsyncIterator[Stage]:
+    """The same three servers, federating natively: no gateway anywhere."""
+    async with Stage() as stage:
+        _stages.append(stage)
+        try:
+            yield stage
+        finally:
+            _stages.remove(stage)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def juliet(stage: Stage) -> AsyncIterator[User]:
+    """A user of the Prosody behind its gateway, freshly logged in."""
+    user = await stage.login("juliet@capulet.example/balcony")
+    yield user
+    await user.logout()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def romeo(stage: Stage) -> AsyncIterator[User]:
+    """A user of the ejabberd behind its gateway, freshly logged in."""
+    user = await stage.login("romeo@montague.example/orchard")
+    yield user
+    await user.logout()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def friar(stage: Stage) -> AsyncIterator[User]:
+    """A user of the Prosody that has no gateway, freshly logged in."""
+    user = await stage.login("friar@escalus.example/cell")
+    yield user
+    await user.logout()
