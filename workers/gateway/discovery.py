@@ -1,0 +1,354 @@
+"""Where a remote domain takes s2s over WebSocket.
+
+Asked in this order: configuration, memory, Redis, host-meta over HTTPS; and what has expired, when
+nothing newer can be had.
+"""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from typing import Any
+
+import msgspec
+
+from coordinator.config import Config
+from workers.gateway.addresses import AddressPolicy, AddressRefused
+from workers.gateway.fetching import Absent, Fetcher, Unavailable
+from workers.gateway.hostmeta import MAX_TTL, InvalidHostMeta, Target, parse_url
+from workers.gateway.resolver import ResolveFailed, Resolver, in_order
+
+log = logging.getLogger(__name__)
+
+MAX_DOMAINS = 10_000  # remembered at once; names are chosen by strangers
+STALE_RETRY = 60.0  # seconds until a domain is asked again after a refresh has failed
+STALE_KEEP = float(MAX_TTL)  # seconds that an expired document may still serve as a last resort
+_CLOCK_SKEW = 300.0  # seconds that another machine's clock may be ahead
+
+Load = Callable[[str], Awaitable[bytes | None]]
+Save = Callable[[str, bytes, int], Awaitable[None]]
+
+
+class NoUsableAddress(Exception):
+    """A target has no address that we may connect to. `reason` is one clear line."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Discovered:
+    """What is known about reaching a domain over wss.
+
+    Look at `blocked` and `native` first: blocked means exchange nothing with the domain, native means
+    use its native s2s now. Otherwise try the targets in their order until one gives an authenticated
+    stream (XEP-0487 §3.2). Targets that failed lately may be listed beside `native`, for retries.
+    """
+
+    domain: str
+    targets: tuple[Target, ...]
+    source: str  # "config", "host-meta", "cache", "stale", "none", "not-listed" or "blocked"
+    native: bool
+    reason: str  # one line for operators
+    pins: tuple[str, ...] = ()
+    blocked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    targets: tuple[Target, ...]
+    pins: tuple[str, ...]
+    fetched_at: float
+    expires_at: float
+    source: str
+    reason: str
+
+
+class _StoredTarget(msgspec.Struct):
+    url: str
+    ips: list[str]
+    priority: int
+    weight: int
+    sni: str
+
+
+class _Stored(msgspec.Struct):
+    fetched_at: float
+    ttl: float
+    reason: str
+    targets: list[_StoredTarget]
+    pins: list[str]
+
+
+class Discovery:
+    """Finds and remembers targets. One per worker; `domain` is normalised in every call."""
+
+    def __init__(
+        self,
+        config: Config,
+        resolver: Resolver,
+        load: Load,
+        save: Save,
+        *,
+        now: Callable[[], float] = time.time,
+        fetcher: Fetcher | None = None,
+    ) -> None:
+        """`load` and `save` are the shared memory (`ControlPlane`); they may not raise."""
+        self._config = config
+        self._resolver = resolver
+        self._load = load
+        self._save = save
+        self._now = now
+        self._policy = AddressPolicy(config.discovery.allow_networks)
+        self._fetcher = fetcher or Fetcher(
+            resolver, self._policy, self.trust_for, timeout=config.discovery.timeout
+        )
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._native_until: OrderedDict[str, float] = OrderedDict()
+        self._flights: dict[str, asyncio.Task[_Entry]] = {}
+        self._background: set[asyncio.Task[Any]] = set()
+
+    async def close(self) -> None:
+        """Stop what is under way."""
+        tasks = [*self._flights.values(), *self._background]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._fetcher.close()
+
+    def trust_for(self, domain: str) -> str:
+        """The bundle that certificates of this domain are verified with: a path, or "system"."""
+        return self._config.remote_for(domain).trust or self._config.certificates.trust
+
+    async def find(self, domain: str) -> Discovered:
+        """How to reach the domain. Never raises; takes at most `discovery.timeout` seconds or so."""
+        decided = self._decided(domain)
+        if decided is not None:
+            return decided
+        entry = self._entries.get(domain)
+        if entry is None or self._now() >= entry.expires_at:
+            entry = await self._look_up_once(domain)
+        return self._discovered(domain, entry)
+
+    async def addresses(self, found: Discovered, target: Target) -> list[str]:
+        """The addresses to connect to for a target, all of which pass the address policy.
+
+        A literal address that the operator wrote into `[remote]` needs no further permission.
+        Raises `NoUsableAddress`.
+        """
+        if found.source == "config" and _is_literal(target.host):
+            return [target.host]
+        permitted = self._policy.permitted(target.ips)
+        if permitted:
+            return permitted
+        try:
+            resolved = await self._resolver.addresses(target.host)
+        except ResolveFailed as exc:
+            raise NoUsableAddress(exc.reason) from exc
+        permitted = self._policy.permitted(resolved)
+        if not permitted:
+            try:
+                self._policy.check(resolved[0])
+            except AddressRefused as exc:
+                raise NoUsableAddress(f"{target.host}: {exc.reason}") from exc
+        return permitted
+
+    def is_native(self, domain: str) -> bool:
+        """May steering answer with the domain's own records? Answers at once from what is known.
+
+        An unknown domain is not native: its stream comes to us and `find` decides. What this worker
+        does not know is read from the shared memory, and what has expired is asked anew, both behind
+        the caller's back.
+        """
+        decided = self._decided(domain)
+        if decided is not None:
+            return decided.native
+        if self._is_marked(domain):
+            return True
+        entry = self._entries.get(domain)
+        if entry is None:
+            self._start(self._recall(domain))
+            return False
+        if self._now() >= entry.expires_at:
+            self._start(self._look_up_once(domain))
+        return not entry.targets
+
+    def mark_native(self, domain: str, seconds: float | None = None) -> None:
+        """Count the domain as native for a while: its wss did not work. Default: native_ttl."""
+        if seconds is None:
+            seconds = self._config.discovery.native_ttl
+        self._native_until[domain] = self._now() + seconds
+        _bound(self._native_until)
+
+    def mark_working(self, domain: str) -> None:
+        """Take back `mark_native`: a session to the domain was authenticated over wss."""
+        self._native_until.pop(domain, None)
+
+    def delegated_hosts(self, domain: str) -> frozenset[str]:
+        """Hosts whose certificate may stand for the domain, as far as is known now.
+
+        Learned over verified HTTPS or from configuration (XEP-0156 §2.2, XEP-0487 §2.2), so good for
+        servers' and clients' certificates (protocol.md A11, A12).
+        """
+        decided = self._decided(domain)
+        entry = self._entries.get(domain)
+        targets = decided.targets if decided else entry.targets if entry else ()
+        names = {name for target in targets for name in (target.host, target.sni) if name}
+        return frozenset(name for name in names if not _is_literal(name))
+
+    async def learn_delegated_hosts(self, domain: str) -> frozenset[str]:
+        """Like `delegated_hosts`, after `find`.
+
+        For inbound streams call it only when the peer showed a certificate that verifies and yet does
+        not cover `domain`: strangers must not make us fetch for nothing.
+        """
+        await self.find(domain)
+        return self.delegated_hosts(domain)
+
+    def _decided(self, domain: str) -> Discovered | None:
+        """What configuration alone says."""
+        policy = self._config.remote_for(domain)
+        if policy.block:
+            reason = f"{domain} is blocked by configuration"
+            return Discovered(domain, (), "blocked", False, reason, blocked=True)
+        if policy.url:
+            marked = self._is_marked(domain)
+            try:
+                target = parse_url(policy.url, configured=True)
+            except InvalidHostMeta as exc:
+                return Discovered(domain, (), "config", True, f"[remote] url of {domain}: {exc}")
+            reason = "its wss did not work lately" if marked else "url in configuration"
+            return Discovered(domain, (target,), "config", marked, reason)
+        if self._config.local.carry == "listed" and domain not in self._config.remote:
+            return Discovered(domain, (), "not-listed", True, "not listed under [remote]")
+        if _is_literal(domain):
+            return Discovered(domain, (), "none", True, "an address cannot publish host-meta")
+        return None
+
+    def _discovered(self, domain: str, entry: _Entry) -> Discovered:
+        if not entry.targets:
+            return Discovered(domain, (), "none", True, entry.reason)
+        marked = self._is_marked(domain)
+        reason = "its wss did not work lately" if marked else entry.reason
+        targets = tuple(in_order(entry.targets))
+        return Discovered(domain, targets, entry.source, marked, reason, entry.pins)
+
+    def _is_marked(self, domain: str) -> bool:
+        until = self._native_until.get(domain)
+        if until is None:
+            return False
+        if self._now() < until:
+            return True
+        del self._native_until[domain]
+        return False
+
+    async def _look_up_once(self, domain: str) -> _Entry:
+        """One lookup at a time for each domain, however many ask."""
+        task = self._flights.get(domain)
+        if task is None:
+            task = asyncio.create_task(self._look_up(domain), name=f"discover {domain}")
+            self._flights[domain] = task
+            task.add_done_callback(lambda _: self._flights.pop(domain, None))
+        return await asyncio.shield(task)
+
+    async def _look_up(self, domain: str) -> _Entry:
+        known = await self._recall(domain)
+        now = self._now()
+        if known is not None and now < known.expires_at:
+            return known
+        try:
+            document = await self._fetcher.fetch(domain)
+        except Absent as exc:
+            return await self._keep(domain, self._absence(exc.reason))
+        except Unavailable as exc:
+            if known is None or not known.targets or now > known.fetched_at + STALE_KEEP:
+                return await self._keep(domain, self._absence(exc.reason))
+            log.warning("%s: using expired host-meta: %s", domain, exc.reason)
+            stale = replace(known, source="stale", reason=exc.reason, expires_at=now + STALE_RETRY)
+            self._remember(domain, stale)
+            return stale
+        ttl = document.ttl or min(self._config.discovery.ttl, MAX_TTL)
+        now = self._now()
+        reason = "published in its host-meta"
+        return await self._keep(
+            domain, _Entry(document.targets, document.pins, now, now + ttl, "host-meta", reason)
+        )
+
+    def _absence(self, reason: str) -> _Entry:
+        now = self._now()
+        return _Entry((), (), now, now + self._config.discovery.native_ttl, "none", reason)
+
+    async def _keep(self, domain: str, entry: _Entry) -> _Entry:
+        self._remember(domain, entry)
+        keep = entry.expires_at - entry.fetched_at + (STALE_KEEP if entry.targets else 0)
+        await self._save(domain, _encode(entry), max(int(keep), 1))
+        return entry
+
+    def _remember(self, domain: str, entry: _Entry) -> None:
+        self._entries[domain] = entry
+        self._entries.move_to_end(domain)
+        _bound(self._entries)
+
+    async def _recall(self, domain: str) -> _Entry | None:
+        """The best of memory and shared memory, fresh or not."""
+        payload = await self._load(domain)
+        shared = None if payload is None else _decode(payload, self._now())
+        known = self._entries.get(domain)
+        if shared is not None and (known is None or shared.fetched_at > known.fetched_at):
+            self._remember(domain, shared)
+            return shared
+        return known
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def _bound(memory: OrderedDict[str, Any]) -> None:
+    while len(memory) > MAX_DOMAINS:
+        memory.popitem(last=False)
+
+
+def _is_literal(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _encode(entry: _Entry) -> bytes:
+    targets = [
+        _StoredTarget(t.url, list(t.ips), t.priority, t.weight, t.sni) for t in entry.targets
+    ]
+    ttl = entry.expires_at - entry.fetched_at
+    return msgspec.json.encode(
+        _Stored(entry.fetched_at, ttl, entry.reason, targets, list(entry.pins))
+    )
+
+
+def _decode(payload: bytes, now: float) -> _Entry | None:
+    """What another worker has stored; None when it makes no sense (Redis is untrusted input)."""
+    try:
+        stored = msgspec.json.decode(payload, type=_Stored)
+        targets = tuple(
+            parse_url(t.url, ips=tuple(t.ips), priority=t.priority, weight=t.weight, sni=t.sni)
+            for t in stored.targets
+        )
+    except (msgspec.DecodeError, InvalidHostMeta, RecursionError):
+        return None
+    if stored.fetched_at > now + _CLOCK_SKEW or not 0 <= stored.ttl <= MAX_TTL:
+        return None
+    return _Entry(
+        targets,
+        tuple(stored.pins),
+        stored.fetched_at,
+        stored.fetched_at + stored.ttl,
+        "cache",
+        stored.reason,
+    )
