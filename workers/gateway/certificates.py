@@ -25,22 +25,19 @@ class CertificateProblem(Exception):
     """A certificate or key cannot be used: one line, naming the file and the cause."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class KeyPair:
-    """A certificate chain, leaf first, with the private key of the leaf."""
+    """A certificate chain, leaf first, with the private key of the leaf. Compared by identity."""
 
     chain: tuple[x509.Certificate, ...]
     key: PrivateKey
+    # The domains the leaf is for: dNSName (also wildcards), SRVName, xmppAddr.
+    names: frozenset[str]
 
     @property
     def not_after(self) -> datetime:
         """When the leaf expires (UTC)."""
         return self.chain[0].not_valid_after_utc
-
-    @property
-    def names(self) -> frozenset[str]:
-        """The domains the leaf is for: dNSName (also wildcards), SRVName, xmppAddr."""
-        return frozenset(_names(self.chain[0]))
 
 
 def parse_pair(certificate_pem: bytes, key_pem: bytes, origin: str = "certificate") -> KeyPair:
@@ -54,7 +51,7 @@ def parse_pair(certificate_pem: bytes, key_pem: bytes, origin: str = "certificat
         raise CertificateProblem(f"{origin}: keys of this type cannot be used for TLS")
     if chain[0].public_key() != key.public_key():
         raise CertificateProblem(f"{origin}: the key does not belong to the certificate")
-    return KeyPair(chain, key)
+    return KeyPair(chain, key, frozenset(_names(chain[0])))
 
 
 def load_pair(certificate: Path, key: Path) -> KeyPair:

@@ -61,21 +61,23 @@ class Channel(asyncio.Protocol):
         "_loop",
         "_pending",
         "_pending_bytes",
+        "_quick_ack",
+        "_quick_ack_socket",
         "_reason",
         "_tls",
         "_tls_told",
         "_transport",
         "owner",
         "peername",
-        "quick_ack",
     )
 
     def __init__(self, owner: ChannelOwner | None = None, *, quick_ack: bool = False) -> None:
         self.owner = owner
         self.peername: Any = None
-        self.quick_ack = quick_ack
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
+        self._quick_ack = quick_ack
+        self._quick_ack_socket: Any = None
         self._tls: TLSEngine | None = None
         self._tls_told = False
         self._pending: list[bytes] = []
@@ -149,11 +151,12 @@ class Channel(asyncio.Protocol):
             return
         self.flush()
         transport = self._transport
-        if self._closing or transport is None or transport.is_closing():
-            self._closing = True
+        if self._closing:  # the flush has failed
             return
         self._closing = True
         self._reason = reason
+        if transport is None or transport.is_closing():
+            return
         if self._tls is not None:
             self._tls.shutdown()
             self._write_tls()
@@ -214,12 +217,22 @@ class Channel(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
         self.peername = transport.get_extra_info("peername")
+        if self._closing:  # closed while it was still connecting
+            self._transport.abort()
+            return
+        if self._quick_ack:
+            self._quick_ack_socket = transport.get_extra_info("socket")
         if self.owner is not None:
             self.owner.connected()
+        self.flush()
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
+        if self._quick_ack_socket is not None:
+            # The kernel forgets it after each use. Both stock servers leave Nagle's algorithm on:
+            # with our acknowledgement delayed, each answer they write would wait 40 ms.
+            self._quick_ack_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         tls = self._tls
         if tls is not None:
             try:
@@ -264,7 +277,7 @@ class Channel(asyncio.Protocol):
             self._linger_timer.cancel()
             self._linger_timer = None
         self._closing = True
-        self._transport = None
+        self._transport = self._quick_ack_socket = None
         owner, self.owner = self.owner, None
         if self._reason is None and exc is not None:
             self._reason = f"connection lost: {exc}"
@@ -338,8 +351,15 @@ async def open_channel(
 async def adopt_channel(
     owner: ChannelOwner, sock: socket.socket, *, quick_ack: bool = False
 ) -> Channel:
-    """Take over a connected socket, such as one received from another worker. Raises `OSError`."""
-    sock.setblocking(False)
+    """Take over a connected socket, such as one received from another worker.
+
+    Raises `OSError`; the socket is closed then.
+    """
     channel = Channel(owner, quick_ack=quick_ack)
-    await asyncio.get_running_loop().connect_accepted_socket(lambda: channel, sock)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: channel, sock)
+    except OSError:
+        sock.close()
+        raise
     return channel

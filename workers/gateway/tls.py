@@ -6,6 +6,7 @@ because public CAs issue no clientAuth certificates any more.
 """
 
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from cryptography import x509
@@ -36,12 +37,7 @@ def _accept_any(
 def _context(method: int, pair: KeyPair | None) -> SSL.Context:
     context = SSL.Context(method)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
-    context.set_options(
-        SSL.OP_NO_RENEGOTIATION
-        | SSL.OP_NO_COMPRESSION
-        | SSL.OP_NO_TICKET
-        | SSL.OP_IGNORE_UNEXPECTED_EOF
-    )
+    context.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION | SSL.OP_NO_TICKET)
     # An idle session then holds no 16 KiB record buffers.
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     # A resumed session would not show its certificate again: identity is proved each time.
@@ -97,6 +93,7 @@ class OwnCertificates:
     def __init__(self, settings: Config) -> None:
         self._settings = settings
         self._pairs: list[KeyPair] = []
+        self._listeners: dict[str, SSL.Context] = {}
         self._servers: dict[KeyPair, SSL.Context] = {}
         self._clients: dict[KeyPair, SSL.Context] = {}
         self.problems: list[str] = []
@@ -133,42 +130,43 @@ class OwnCertificates:
     def context_for(self, domain: str) -> SSL.Context:
         """For listeners: presents what SNI asks for, else the certificate of `domain`.
 
-        Raises `CertificateProblem` when there is none for the domain.
+        The context stays right across `reload`. Raises `CertificateProblem` when there is no
+        certificate for the domain.
         """
         pair = self.pair_for(domain)
         if pair is None:
             raise CertificateProblem(
                 f"no certificate covers {domain}; add one under [certificates]"
             )
-        return self._server_context(pair)
+        context = self._listeners.get(domain)
+        if context is None:
+            context = self._listeners[domain] = server_context(pair)
+            context.set_tlsext_servername_callback(partial(self._select, default=domain))
+        return context
 
     def client_context_for(self, domain: str) -> SSL.Context | None:
         """For connecting in the name of `domain`; None if it has no certificate (dialback then)."""
         pair = self.pair_for(domain)
         if pair is None:
             return None
-        if pair not in self._clients:
-            self._clients[pair] = client_context(pair)
-        return self._clients[pair]
+        context = self._clients.get(pair)
+        if context is None:
+            context = self._clients[pair] = client_context(pair)
+        return context
 
-    def _server_context(self, pair: KeyPair) -> SSL.Context:
+    def _select(self, connection: SSL.Connection, default: str) -> None:
+        """Answer SNI; called without SNI as well. Unknown names get the default."""
+        try:
+            name = normalise_domain((connection.get_servername() or b"").decode("ascii"))
+        except (InvalidDomain, UnicodeDecodeError):
+            name = default
+        pair = self.pair_for(name) or self.pair_for(default)
+        if pair is None:
+            return  # gone since a reload: what the listener began with is the best there is
         context = self._servers.get(pair)
         if context is None:
             context = self._servers[pair] = server_context(pair)
-            context.set_tlsext_servername_callback(self._select)
-        return context
-
-    def _select(self, connection: SSL.Connection) -> None:
-        """Answer SNI. An unknown name keeps the default certificate: the peer is the judge."""
-        name = connection.get_servername()
-        if not name:
-            return
-        try:
-            pair = self.pair_for(normalise_domain(name.decode("ascii")))
-        except (InvalidDomain, UnicodeDecodeError):
-            return
-        if pair is not None:
-            connection.set_context(self._server_context(pair))
+        connection.set_context(context)
 
 
 class LeafContexts:

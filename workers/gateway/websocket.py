@@ -63,6 +63,8 @@ class WebSocket:
         self._through = 0
         self._message = bytearray()
         self._open = False
+        # No frame is looked at any more: the peer's Close has come, or we have failed it.
+        self._deaf = False
         self._told_closed = False
         self._paused = False
         self._held_pong = b""
@@ -117,7 +119,7 @@ class WebSocket:
     def tls_established(self) -> None: ...
 
     def data_received(self, data: bytes) -> None:
-        if self._told_closed:
+        if self._deaf:
             return
         buffer = self._buffer
         if buffer:
@@ -127,9 +129,10 @@ class WebSocket:
             data = bytes(buffer)
             buffer.clear()
         messages = self._cut(data)
-        if messages and self.owner is not None:
+        if messages and self.owner is not None and not self._told_closed:
             self.owner.messages_received(messages)
-        self._after_events()
+        if self._deaf:
+            self._on_last_frame()
 
     def eof_received(self) -> None:
         self._protocol.receive_eof()
@@ -156,59 +159,57 @@ class WebSocket:
         self._protocol.receive_eof()
         self._protocol.data_to_send()
         self._tell_closed(1006, reason or "the connection ended without a Close frame")
+        self.owner = None
 
     # Frames.
 
     def _cut(self, data: bytes) -> list[bytes]:
         """Cut a read into messages. Common case first: whole text frames, no fragment open."""
         messages: list[bytes] = []
-        protocol = self._protocol
         position, end = 0, len(data)
-        while position < end:
+        expected_mask, any_mask = self._expected_mask, self._allow_unmasked
+        while position < end and not self._deaf:
             if self._through:
                 position = self._pass_through(data, position, messages)
                 continue
             header, length = frame_size(data, position)
             if not header:
-                self._keep(data, position, 14)
+                self._keep(data, position, 0)
                 break
+            mask = data[position + 1] & 0x80
             if (
-                data[position] == TEXT_FIN
-                and protocol.current_size is None
-                and (data[position + 1] & 0x80 == self._expected_mask or self._allow_unmasked)
-                and length <= self._max_message
-                and protocol.close_rcvd is None
+                data[position] != TEXT_FIN
+                or not (mask == expected_mask or any_mask)
+                or length > self._max_message
+                or self._protocol.current_size is not None
             ):
-                stop = position + header + length
-                if stop > end:
-                    self._keep(data, position, header + length)
-                    break
-                payload = data[position + header : stop]
-                if data[position + 1] & 0x80:
-                    key = data[position + header - 4 : position + header]
-                    payload = apply_mask(payload, key)
-                messages.append(payload)
-                position = stop
+                position = self._begin_through(data, position, header, length, messages)
                 continue
-            position = self._begin_through(data, position, header, length, messages)
-            if protocol.parser_exc is not None or protocol.close_rcvd is not None:
+            start = position + header
+            stop = start + length
+            if stop > end:
+                self._keep(data, position, header + length)
                 break
+            payload = data[start:stop]
+            messages.append(apply_mask(payload, data[start - 4 : start]) if mask else payload)
+            position = stop
         return messages
 
     def _keep(self, data: bytes, position: int, needed: int) -> None:
+        """Keep an incomplete frame until `needed` bytes are there; 0: until there is more."""
         self._buffer += memoryview(data)[position:]
-        self._needed = needed if needed > 14 else len(self._buffer) + 1
+        self._needed = needed or len(self._buffer) + 1
 
     def _begin_through(
         self, data: bytes, position: int, header: int, length: int, messages: list[bytes]
     ) -> int:
-        """Hand the header of an uncommon frame to the protocol, then as much of it as is there."""
+        """Hand the header of an uncommon frame to the protocol; its payload follows as it comes."""
         frame_header = data[position : position + header]
         if self._allow_unmasked and not frame_header[1] & 0x80:
             frame_header = with_empty_mask(frame_header)
         self._through = length
         self._feed(frame_header, messages)
-        return self._pass_through(data, position + header, messages)
+        return position + header
 
     def _pass_through(self, data: bytes, position: int, messages: list[bytes]) -> int:
         piece = data[position : position + self._through]
@@ -219,12 +220,12 @@ class WebSocket:
 
     def _feed(self, data: bytes, messages: list[bytes]) -> None:
         protocol = self._protocol
-        if protocol.state is State.CLOSED or protocol.parser_exc is not None:
-            return
         protocol.receive_data(data)
         for frame in protocol.events_received():
             if isinstance(frame, Frame):
                 self._on_frame(frame, messages)
+        if protocol.close_rcvd is not None or protocol.parser_exc is not None:
+            self._deaf = True
         self._write_protocol()
 
     def _on_frame(self, frame: Frame, messages: list[bytes]) -> None:
@@ -235,14 +236,17 @@ class WebSocket:
                 messages.append(bytes(self._message))
                 self._message = bytearray()
         elif opcode is Opcode.PONG:
-            if messages and self.owner is not None:
-                # What came before the Pong is told before it.
-                self.owner.messages_received(messages.copy())
+            owner = self.owner
+            if owner is None or self._told_closed:
+                return
+            if messages:  # what came before the Pong is told before it
+                owner.messages_received(messages.copy())
                 messages.clear()
-            if self.owner is not None and not self._told_closed:
-                self.owner.pong_received(bytes(frame.data))
-        elif opcode is Opcode.BINARY and self._protocol.parser_exc is None:
+            if not self._told_closed:
+                owner.pong_received(bytes(frame.data))
+        elif opcode is Opcode.BINARY:
             self._protocol.fail(1003, "only text messages are spoken here")
+            self._deaf = True
 
     # Sending and ending.
 
@@ -257,16 +261,14 @@ class WebSocket:
             else:
                 self.channel.write(data)
 
-    def _after_events(self) -> None:
+    def _on_last_frame(self) -> None:
+        """The peer's Close has come, or a frame that ended the connection."""
         protocol = self._protocol
-        if protocol.state is State.OPEN:
-            return
-        if protocol.close_rcvd is not None:
-            self._tell_closed(protocol.close_rcvd.code, protocol.close_rcvd.reason)
-            self._expect_close()
-        elif protocol.close_sent is not None and self._close_timer is None:
-            self._tell_closed(protocol.close_sent.code, protocol.close_sent.reason)
-            self._expect_close()
+        close = protocol.close_rcvd or protocol.close_sent
+        if close is None:
+            raise AssertionError("a protocol that has failed has sent Close")
+        self._tell_closed(close.code, close.reason)
+        self._expect_close()
 
     def _expect_close(self) -> None:
         if self._close_timer is None and not self.channel.is_closing:

@@ -93,6 +93,7 @@ class AcceptedWebSocket(_OpeningWebSocket):
         self._endpoint = endpoint
         self._head = bytearray()
         self._deadline: asyncio.TimerHandle | None = None
+        self._is_head = False
         self.request: Request | None = None
 
     def connected(self) -> None:
@@ -128,8 +129,7 @@ class AcceptedWebSocket(_OpeningWebSocket):
         if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
             self._open_with(request, response)
         else:
-            if request.method == "HEAD":
-                response.body = b""
+            self._is_head = request.method == "HEAD"
             self._answer(response)
 
     def _on_bad_request(self) -> None:
@@ -180,6 +180,9 @@ class AcceptedWebSocket(_OpeningWebSocket):
 
     def _answer(self, response: Response) -> None:
         response.headers.setdefault("Connection", "close")
+        response.headers.setdefault("Content-Length", str(len(response.body)))
+        if self._is_head:
+            response.body = b""
         self._server.send_response(response)
         self._write_protocol()
 
@@ -264,7 +267,13 @@ class ConnectedWebSocket(_OpeningWebSocket):
             self.channel.close(reason)
 
     async def wait_opened(self) -> None:
+        """Raises `WebSocketFailed`."""
         await self._opened
+
+    def give_up(self) -> None:
+        """Nobody waits any more."""
+        self._opened.cancel()
+        self.channel.abort("given up before the handshake was complete")
 
 
 def _accept_any_peer(_channel: Channel) -> None:
@@ -309,12 +318,12 @@ async def connect(
             await asyncio.get_running_loop().create_connection(lambda: websocket.channel, *address)
             await websocket.wait_opened()
     except TimeoutError as exc:
-        websocket.channel.abort()
+        websocket.give_up()
         raise WebSocketFailed(f"no WebSocket within {timeout:g} s") from exc
     except OSError as exc:
         raise WebSocketFailed(f"cannot connect to {address[0]} port {address[1]}: {exc}") from exc
     except asyncio.CancelledError:
-        websocket.channel.abort()
+        websocket.give_up()
         raise
     return websocket
 
