@@ -1,0 +1,47 @@
+# Everything here runs on a fresh Debian 12 with python3 >= 3.11 and make, as root: missing Debian
+# packages and the virtual environment are installed on the way. Where pip finds its packages is
+# left to the machine's own settings (pip.conf, PIP_*).
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: demo test lint bench lock packages clean
+
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Quiet on success, all of the output on failure.
+define quietly
+@out=$$($(1) 2>&1) || { printf '%s\n' "$$out"; exit 1; }
+endef
+
+demo: .venv/.installed packages
+	@$(BIN)/python -P -m loadtest.demo $(if $(KEEP),--keep)
+
+test: .venv/.installed packages lint
+	@$(BIN)/pytest -q --no-header
+
+lint: .venv/.installed
+	$(call quietly,$(BIN)/ruff format --check .)
+	$(call quietly,$(BIN)/ruff check .)
+	$(call quietly,$(BIN)/mypy)
+	$(call quietly,$(BIN)/lint-imports)
+
+bench: .venv/.installed
+	@$(BIN)/python -P -m loadtest.micro
+
+packages:
+	$(call quietly,loadtest/stage/install-packages prosody ejabberd redis-server lua-unbound)
+
+# pyproject.toml names the oldest versions that work, the lock the very files the tests ran with.
+lock: .venv/.installed
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+	    --group dev pyproject.toml -o requirements.lock
+
+.venv/.installed: requirements.lock pyproject.toml
+	$(call quietly,loadtest/stage/make-venv .venv)
+	$(call quietly,$(BIN)/python -m pip install -q --require-hashes -r requirements.lock)
+	$(call quietly,$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .)
+	@touch $@
+
+clean:
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
