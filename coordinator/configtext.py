@@ -36,6 +36,16 @@ def render(config: Config) -> str:
     return "\n".join(lines[1:]) + "\n"
 
 
+def as_dict(config: Config) -> dict[str, Any]:
+    """The effective configuration as JSON-able tables; secrets and passwords are left out."""
+    return {
+        field.name: {key: _table(item) for key, item in section.items()}
+        if isinstance(section := getattr(config, field.name), dict)
+        else _table(section)
+        for field in dataclasses.fields(Config)
+    }
+
+
 def example() -> str:
     """The text of deploy/fedgate.toml: all options with their defaults, commented out."""
     lines = [_HEADING]
@@ -65,6 +75,14 @@ def toml(value: Any) -> str:
         items = (f"{_key(key)} = {toml(item)}" for key, item in value.items())
         return "{ " + ", ".join(items) + " }"
     return "[" + ", ".join(toml(item) for item in value) + "]"
+
+
+def _table(record: Any) -> dict[str, Any]:
+    plain = dataclasses.asdict(record)
+    return {
+        field.name: _redacted(field.metadata.get("kind", ""), plain[field.name])
+        for field in dataclasses.fields(record)
+    }
 
 
 def _options(record: Any) -> Iterator[str]:

@@ -4,9 +4,13 @@
 DER, as 64 hexadecimal digits; several per domain let the local server change its key.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coordinator.processes import write_atomically
 
@@ -20,6 +24,18 @@ class PinsUnreadable(Exception):
 def path_of(state_dir: str) -> Path:
     """Where the pins of this state directory are kept."""
     return Path(state_dir) / "pins.json"
+
+
+def key_digest(certificate: x509.Certificate) -> str:
+    """The SHA-256 of a certificate's public key, as pins are written."""
+    public = certificate.public_key()
+    spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()
+
+
+def is_pinned(pins: Pins, domain: str, certificate: x509.Certificate) -> bool:
+    """Whether the certificate has a key that was pinned for this gateway domain."""
+    return key_digest(certificate) in pins.get(domain, ())
 
 
 def load(state_dir: str) -> Pins:
