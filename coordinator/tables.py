@@ -1,4 +1,4 @@
-"""Shows the answers of the admin API as tables on a terminal. Text of peers is made harmless here."""
+"""Shows the answers of the admin API as tables. Text chosen by peers is made harmless here."""
 
 import time
 from collections.abc import Mapping, Sequence
