@@ -1,6 +1,6 @@
 """`python -m workers.hostmeta --config FILE`: prints the host-meta documents to publish.
 
-For domains whose web server is not fedgate: save each document under the file name printed above it.
+For domains whose web server is not fedgate: save each document under the name printed above it.
 """
 
 import argparse

@@ -44,9 +44,9 @@ class NoUsableAddress(Exception):
 class Discovered:
     """What is known about reaching a domain over wss.
 
-    Look at `blocked` and `native` first: blocked means exchange nothing with the domain, native means
-    use its native s2s now. Otherwise try the targets in their order until one gives an authenticated
-    stream (XEP-0487 §3.2). Targets that failed lately may be listed beside `native`, for retries.
+    Look at `blocked` and `native` first: blocked means exchange nothing with the domain, native
+    means use its native s2s now. Otherwise try the targets in their order until one gives an
+    authenticated stream (XEP-0487 §3.2). Beside `native` there may be targets that failed lately.
     """
 
     domain: str
@@ -125,7 +125,7 @@ class Discovery:
         return self._config.remote_for(domain).trust or self._config.certificates.trust
 
     async def find(self, domain: str) -> Discovered:
-        """How to reach the domain. Never raises; takes at most `discovery.timeout` seconds or so."""
+        """How to reach the domain. Never raises; takes up to about `discovery.timeout` seconds."""
         decided = self._decided(domain)
         if decided is not None:
             return decided
@@ -160,9 +160,9 @@ class Discovery:
     def is_native(self, domain: str) -> bool:
         """May steering answer with the domain's own records? Answers at once from what is known.
 
-        An unknown domain is not native: its stream comes to us and `find` decides. What this worker
-        does not know is read from the shared memory, and what has expired is asked anew, both behind
-        the caller's back.
+        An unknown domain is not native: its stream comes to us and `find` decides. What this
+        worker does not know is read from the shared memory, and what has expired is asked anew,
+        both in the background.
         """
         decided = self._decided(domain)
         if decided is not None:
@@ -191,8 +191,8 @@ class Discovery:
     def delegated_hosts(self, domain: str) -> frozenset[str]:
         """Hosts whose certificate may stand for the domain, as far as is known now.
 
-        Learned over verified HTTPS or from configuration (XEP-0156 §2.2, XEP-0487 §2.2), so good for
-        servers' and clients' certificates (protocol.md A11, A12).
+        Learned over verified HTTPS or from configuration (XEP-0156 §2.2, XEP-0487 §2.2), so good
+        for certificates of servers and of clients.
         """
         decided = self._decided(domain)
         entry = self._entries.get(domain)
@@ -203,8 +203,8 @@ class Discovery:
     async def learn_delegated_hosts(self, domain: str) -> frozenset[str]:
         """Like `delegated_hosts`, after `find`.
 
-        For inbound streams call it only when the peer showed a certificate that verifies and yet does
-        not cover `domain`: strangers must not make us fetch for nothing.
+        For inbound streams call it only when the peer showed a certificate that verifies and yet
+        does not cover `domain`: strangers must not make us fetch for nothing.
         """
         await self.find(domain)
         return self.delegated_hosts(domain)

@@ -81,8 +81,8 @@ def parse_url(
 ) -> Target:
     """Check a wss URL and take it apart. Raises `InvalidHostMeta`.
 
-    Ports below 1024 other than 443 are refused (a stranger must not point us at mail or SSH servers)
-    unless the URL was `configured` by the operator.
+    Ports below 1024 other than 443 are refused, because a stranger must not point us at mail or SSH
+    servers, unless the URL was `configured` by the operator.
     """
     if len(url) > _MAX_URL or not url.isascii() or not url.isprintable() or " " in url:
         raise InvalidHostMeta(f"URL is too long or has forbidden characters: {url[:100]!r}")
@@ -191,8 +191,8 @@ def _check_size(data: bytes) -> None:
 def parse_xrd(data: bytes) -> HostMeta:
     """Read a host-meta XRD for its s2s-websocket links. Raises `InvalidHostMeta`.
 
-    DOCTYPE and entities are refused. This is pyexpat, not the stanza parser: an XRD may have comments
-    and an XML declaration, and expat keeps no memory of the names that strangers make up.
+    DOCTYPE and entities are refused. This is pyexpat, not the stanza parser: an XRD may have
+    comments and an XML declaration, and expat keeps no memory of names that strangers make up.
     """
     _check_size(data)
     reader = _XrdReader()

@@ -13,8 +13,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
+from cryptography.x509.oid import ObjectIdentifier
 from cryptography.x509.verification import (
     Criticality,
     ExtensionPolicy,
@@ -24,7 +25,9 @@ from cryptography.x509.verification import (
     VerificationError,
 )
 
+from coordinator.config import Config
 from coordinator.domains import InvalidDomain, normalise_domain
+from workers.gateway import rejection
 
 SYSTEM = "system"
 _SYSTEM_BUNDLES = (
@@ -127,23 +130,51 @@ def _system_bundle() -> str:
     )
 
 
+class TrustSources:
+    """The bundles that configuration names, each read once."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._loaded: dict[str, Trust] = {}
+
+    def for_domain(self, domain: str) -> Trust:
+        """The authorities that certificates of a remote domain must come from.
+
+        Raises `TrustProblem`; ask once at start for every domain under `[remote]` and for one that
+        is not there, so that operators learn of it early.
+        """
+        source = self._config.remote_for(domain).trust or self._config.certificates.trust
+        trust = self._loaded.get(source)
+        if trust is None:
+            trust = self._loaded[source] = load_trust(source)
+        return trust
+
+    def reload(self) -> None:
+        """Read every bundle again when it is needed next."""
+        self._loaded.clear()
+
+
 def verify_chain(chain: Sequence[x509.Certificate], trust: Trust, now: float) -> VerifiedNames:
     """Verify a peer's chain (leaf first, as received) against `trust` at POSIX time `now`.
 
     The names are not compared with anything yet: ask `covers` next, or use `verify_peer`.
-    Raises `CertificateRejected`.
+    Revocation is not checked. Raises `CertificateRejected`.
     """
     if not chain:
         raise CertificateRejected("no certificate was presented")
-    leaf = chain[0]
     at = datetime.fromtimestamp(now, UTC)
     try:
         builder = PolicyBuilder().store(trust.store).time(at.replace(tzinfo=None))
         builder = builder.extension_policies(ca_policy=_CA_POLICY, ee_policy=_EE_POLICY)
-        verified = builder.build_client_verifier().verify(leaf, list(chain[1:MAX_CHAIN]))
-    except VerificationError as exc:
-        raise CertificateRejected(str(exc)) from exc
-    return _names(verified.subjects or [], leaf)
+        verified = builder.build_client_verifier().verify(chain[0], list(chain[1:MAX_CHAIN]))
+        names = _names(verified.subjects or (), chain[0])
+    except (VerificationError, ValueError, UnsupportedAlgorithm) as exc:
+        raise CertificateRejected(rejection.explain(chain, trust.authorities, at, exc)) from exc
+    if rejection.has_weak_key(chain[0]):
+        raise CertificateRejected("the certificate has an RSA key of less than 2048 bits")
+    if not (names.dns or names.srv or names.xmpp):
+        raise CertificateRejected("the certificate names no domain")
+    return names
 
 
 def verify_peer(
@@ -176,13 +207,20 @@ def spki_sha256(certificate: x509.Certificate) -> str:
 def _check_usage(
     _policy: Policy, _certificate: x509.Certificate, usage: x509.ExtendedKeyUsage | None
 ) -> None:
-    if usage is not None and ExtendedKeyUsageOID.SERVER_AUTH not in usage:
+    if not rejection.is_for_servers(usage):
         raise ValueError("wrong usage")
 
 
-_CA_POLICY = ExtensionPolicy.webpki_defaults_ca()
-_EE_POLICY = ExtensionPolicy.webpki_defaults_ee().may_be_present(
-    x509.ExtendedKeyUsage, Criticality.AGNOSTIC, _check_usage
+# Key identifiers help to find issuers and prove nothing; private authorities often leave them out.
+_CA_POLICY = (
+    ExtensionPolicy.webpki_defaults_ca()
+    .may_be_present(x509.AuthorityKeyIdentifier, Criticality.AGNOSTIC, None)
+    .may_be_present(x509.SubjectKeyIdentifier, Criticality.AGNOSTIC, None)
+)
+_EE_POLICY = (
+    ExtensionPolicy.webpki_defaults_ee()
+    .may_be_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, _check_usage)
+    .may_be_present(x509.AuthorityKeyIdentifier, Criticality.AGNOSTIC, None)
 )
 
 

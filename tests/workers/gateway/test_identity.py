@@ -1,0 +1,234 @@
+import ssl
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.verification import Store
+
+from coordinator.config import Certificates, Config, Remote
+from tests.workers.gateway.x509_matrix import (
+    CLIENT,
+    NOW,
+    SERVER,
+    Authority,
+    dns,
+    self_signed,
+    srv,
+    xmpp_addr,
+)
+from workers.gateway.identity import (
+    CertificateRejected,
+    Trust,
+    TrustProblem,
+    TrustSources,
+    VerifiedNames,
+    load_trust,
+    spki_sha256,
+    verify_chain,
+    verify_peer,
+)
+
+AT = NOW.timestamp()
+DAY = timedelta(days=1)
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+def names(*, dns: set[str] = frozenset(), srv: set[str] = frozenset()) -> VerifiedNames:
+    return VerifiedNames(frozenset(dns), frozenset(srv), frozenset(), AT)
+
+
+@pytest.mark.parametrize("usage", [[SERVER], [SERVER, CLIENT], []], ids=["server", "both", "none"])
+def test_certificates_of_servers_are_good_in_both_roles(authority, usage):
+    leaf = authority.issue(dns("a.example", "*.b.example"), usage=usage)
+    verified = verify_chain(leaf.chain, authority.trust, AT)
+    assert verified.dns == {"a.example", "*.b.example"}
+    assert verified.not_after == (NOW + 30 * DAY).timestamp()
+
+
+def test_a_chain_with_an_intermediate_verifies(authority):
+    leaf = Authority("Mid CA", authority).issue(dns("a.example"))
+    assert verify_chain(leaf.chain, authority.trust, AT).covers("a.example")
+
+
+def test_names_are_read_from_all_three_kinds_and_normalised(authority):
+    other = [srv("_xmpp-server.B.example"), xmpp_addr("bücher.example")]
+    leaf = authority.issue(dns("A.Example") + other)
+    verified = verify_chain(leaf.chain, authority.trust, AT)
+    assert verified.dns == {"a.example"}
+    assert verified.srv == {"b.example"}
+    assert verified.xmpp == {"xn--bcher-kva.example"}
+
+
+def test_names_of_more_than_127_bytes_are_read(authority):
+    long = ".".join(["x" * 60] * 3 + ["example"])
+    leaf = authority.issue([xmpp_addr(long)])
+    assert verify_chain(leaf.chain, authority.trust, AT).covers(long)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        xmpp_addr("romeo@a.example"),
+        xmpp_addr("a.example/home"),
+        xmpp_addr("*.a.example"),
+        srv("_xmpp-client.a.example"),
+        srv("_xmpp-server.*.a.example"),
+        srv("a.example"),
+        dns("*.example")[0],
+        dns("a*.a.example")[0],
+        dns("b.*.example")[0],
+        dns("a.example\0.evil.example")[0],
+    ],
+    ids=str,
+)
+def test_other_names_prove_nothing(authority, bad):
+    with pytest.raises(CertificateRejected, match="the certificate names no domain"):
+        verify_chain(authority.issue([bad]).chain, authority.trust, AT)
+
+
+def test_every_cause_of_rejection_has_its_own_words(authority):
+    expired_mid = Authority("Mid", authority, start=NOW - 9 * DAY, end=NOW - DAY)
+    stranger = Authority("Stranger CA")
+    impostor = Authority("Test CA")
+    weak = rsa.generate_private_key(65537, 1024)
+    a = dns("a.example")
+    cases = {
+        "no certificate was presented": [],
+        "the certificate expired on 2026-11-21 12:00 UTC": authority.issue(a, end=NOW - DAY).chain,
+        "the certificate is not valid before 2026-11-23 12:00 UTC": authority.issue(
+            a, start=NOW + DAY
+        ).chain,
+        "wrong usage": authority.issue(a, usage=[CLIENT]).chain,
+        "no subjectAltName": authority.issue(None, common_name="a.example").chain,
+        "one of an authority": authority.issue(a, is_authority=True).chain,
+        "self-signed": self_signed("a.example").chain,
+        "RSA key of less than 2048 bits": authority.issue(a, key=weak).chain,
+        "missing intermediate: Mid CA": Authority("Mid CA", authority).issue(a).chain[:1],
+        "the intermediate certificate Mid expired": expired_mid.issue(a).chain,
+        "Stranger CA is not trusted, and": stranger.issue(a).chain,
+        "the chain ends at Stranger CA": [*stranger.issue(a).chain, stranger.certificate],
+        "the signature is not by Test CA": impostor.issue(a).chain,
+    }
+    for reason, chain in cases.items():
+        with pytest.raises(CertificateRejected) as caught:
+            verify_chain(chain, authority.trust, AT)
+        assert reason in caught.value.reason
+
+
+def test_an_expired_authority_is_named():
+    old = Authority("Old CA", start=NOW - 9 * DAY, end=NOW - DAY)
+    with pytest.raises(CertificateRejected, match="trusted authority Old CA expired"):
+        verify_chain(old.issue(dns("a.example")).chain, old.trust, AT)
+
+
+def test_names_in_reasons_cannot_forge_log_lines():
+    stranger = Authority("evil\r\n\x1b[31mall is well")
+    with pytest.raises(CertificateRejected) as caught:
+        verify_chain(stranger.issue(dns("a.example")).chain, Authority().trust, AT)
+    assert caught.value.reason.isprintable()
+
+
+def test_private_authorities_without_key_identifiers_are_accepted():
+    bare = Authority(key_identifiers=False)
+    assert verify_chain(bare.issue(dns("a.example")).chain, bare.trust, AT)
+
+
+def test_a_self_signed_leaf_can_be_trusted_by_configuration():
+    leaf = self_signed("a.example")
+    trust = Trust("pinned.pem", tuple(leaf.chain), Store(leaf.chain))
+    assert verify_chain(leaf.chain, trust, AT).covers("a.example")
+
+
+def test_coverage_follows_rfc_6120():
+    wildcard = names(dns={"*.a.example"})
+    assert wildcard.covers("x.a.example")
+    assert not wildcard.covers("a.example")
+    assert not wildcard.covers("x.y.a.example")
+    assert names(srv={"a.example"}).covers("a.example")
+    assert not names(srv={"a.example"}).covers("x.a.example")
+    assert not names().covers("example")
+
+
+def test_delegated_hosts_are_covered_by_dns_names_only():
+    assert names(dns={"gw.example"}).covers("a.example", {"gw.example"})
+    assert names(dns={"*.hoster.example"}).covers("a.example", ["gw.hoster.example"])
+    assert not names(dns={"gw.example"}).covers("a.example")
+    assert not names(srv={"gw.example"}).covers("a.example", {"gw.example"})
+
+
+def test_a_certificate_for_another_domain_is_rejected_with_both_names(authority):
+    chain = authority.issue(dns("a.example")).chain
+    assert verify_peer(chain, authority.trust, AT, domain="a.example").covers("a.example")
+    with pytest.raises(CertificateRejected) as caught:
+        verify_peer(
+            chain, authority.trust, AT, domain="b.example", delegated_hosts={"gw.b.example"}
+        )
+    assert caught.value.reason == (
+        "the certificate is for a.example, not for b.example or gw.b.example"
+    )
+
+
+def test_many_names_are_shown_in_short():
+    text = str(names(dns={f"{n}.example" for n in range(10)}, srv={"a.example"}))
+    assert text.endswith("7.example and 3 more")
+
+
+def test_the_pin_is_the_hash_of_the_public_key(authority):
+    leaf = authority.issue(dns("a.example"))
+    renewed = authority.issue(dns("a.example"), key=leaf.key)
+    assert spki_sha256(leaf.chain[0]) == spki_sha256(renewed.chain[0])
+    assert len(spki_sha256(leaf.chain[0])) == 44
+
+
+def test_bundles_are_read_and_broken_entries_left_out(tmp_path: Path, authority):
+    broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    bundle = tmp_path / "ca.pem"
+    bundle.write_bytes(b"# ours\n" + broken + authority.pem)
+    trust = load_trust(str(bundle))
+    assert trust.authorities == (authority.certificate,)
+
+
+def test_unusable_bundles_say_why(tmp_path: Path):
+    with pytest.raises(TrustProblem, match=r"No such file.*correct"):
+        load_trust(str(tmp_path / "none.pem"))
+    (tmp_path / "empty.pem").write_text("hello")
+    with pytest.raises(TrustProblem, match="it must be PEM"):
+        load_trust(str(tmp_path / "empty.pem"))
+
+
+def test_the_systems_bundle_is_found(tmp_path: Path, monkeypatch, authority):
+    bundle = tmp_path / "system.pem"
+    bundle.write_bytes(authority.pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    assert load_trust("system").path == str(bundle)
+
+
+def test_a_system_without_bundle_is_told_what_to_do(monkeypatch):
+    paths = ssl.get_default_verify_paths()._replace(cafile=None)
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
+    monkeypatch.setattr("workers.gateway.identity._SYSTEM_BUNDLES", ())
+    with pytest.raises(TrustProblem, match="install ca-certificates"):
+        load_trust("system")
+
+
+def test_each_remote_domain_has_its_own_trust(tmp_path: Path, authority):
+    partner = Authority("Partner CA")
+    (tmp_path / "ours.pem").write_bytes(authority.pem)
+    (tmp_path / "partner.pem").write_bytes(partner.pem)
+    sources = TrustSources(
+        Config(
+            certificates=Certificates(trust=str(tmp_path / "ours.pem")),
+            remote={"partner.example": Remote(trust=str(tmp_path / "partner.pem"))},
+        )
+    )
+    assert sources.for_domain("partner.example").authorities == (partner.certificate,)
+    ours = sources.for_domain("other.example")
+    assert ours.authorities == (authority.certificate,)
+    assert sources.for_domain("third.example") is ours
+    sources.reload()
+    assert sources.for_domain("third.example") is not ours
