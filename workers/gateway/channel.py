@@ -220,8 +220,12 @@ class Channel(asyncio.Protocol):
         if self._closing:  # closed while it was still connecting
             self._transport.abort()
             return
-        if self._quick_ack:
-            self._quick_ack_socket = transport.get_extra_info("socket")
+        sock = transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            # uvloop does this by itself; asyncio not for accepted sockets.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._quick_ack:
+                self._quick_ack_socket = sock
         if self.owner is not None:
             self.owner.connected()
         self.flush()

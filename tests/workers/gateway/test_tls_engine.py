@@ -1,0 +1,138 @@
+import pytest
+from OpenSSL import SSL
+
+from tests.workers.gateway.wire_bench import mint
+from workers.gateway.tls import client_context, handshake, server_context
+from workers.gateway.tls_engine import TLSEngine, TLSFailed
+
+SERVER = mint("gw.example")
+CLIENT = mint("a.example")
+
+
+def engines(version: int | None = None, *, presents: bool = True) -> tuple[TLSEngine, TLSEngine]:
+    context = client_context(CLIENT if presents else None)
+    if version is not None:
+        context.set_max_proto_version(version)
+    client = TLSEngine(context, server=False, server_name="gw.example")
+    server = TLSEngine(server_context(SERVER), server=True)
+    handshake(client, server)
+    return client, server
+
+
+@pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
+def test_both_sides_see_the_whole_chain_of_the_other(version: int) -> None:
+    client, server = engines(version)
+
+    assert client.peer_chain() == [*SERVER.chain]
+    assert server.peer_chain() == [*CLIENT.chain]
+    assert client.summary().split()[0] == (
+        "TLSv1.2" if version == SSL.TLS1_2_VERSION else "TLSv1.3"
+    )
+
+
+def test_a_client_without_certificate_has_an_empty_chain() -> None:
+    _, server = engines(presents=False)
+
+    assert server.established
+    assert server.peer_chain() == []
+
+
+@pytest.mark.parametrize("size", [1, 16384, 16385, 1_000_000])
+def test_what_goes_in_comes_out_however_it_is_split(size: int) -> None:
+    client, server = engines()
+    data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+
+    client.send(data)
+    wire = client.data_to_send()
+    received = b"".join(server.receive(wire[at : at + 7001]) for at in range(0, len(wire), 7001))
+
+    assert received == data
+
+
+def test_writes_leave_in_full_records() -> None:
+    client, _ = engines()
+
+    client.send(b"x" * 65536)
+
+    overhead = len(client.data_to_send()) - 65536
+    assert overhead <= 4 * 22
+
+
+def test_close_notify_ends_what_is_read_but_not_what_is_written() -> None:
+    client, server = engines()
+    client.send(b"last")
+    client.shutdown()
+
+    assert server.receive(client.data_to_send()) == b"last"
+    assert server.peer_closed
+
+    server.send(b"answer")
+    assert client.receive(server.data_to_send()) == b"answer"
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x04\x0e\0\0\0", b"\0" * 64]
+)
+def test_garbage_instead_of_a_handshake_fails_with_a_reason(garbage: bytes) -> None:
+    server = TLSEngine(server_context(SERVER), server=True)
+
+    with pytest.raises(TLSFailed, match=r"\w+"):
+        server.receive(garbage)
+
+
+def test_a_changed_record_fails_and_an_alert_is_ready_to_send() -> None:
+    client, server = engines()
+    client.send(b"data")
+    wire = bytearray(client.data_to_send())
+    wire[-1] ^= 1
+
+    with pytest.raises(TLSFailed):
+        server.receive(bytes(wire))
+
+    assert server.data_to_send()
+
+
+def test_old_protocol_versions_are_refused() -> None:
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.set_max_proto_version(SSL.TLS1_1_VERSION)
+    context.set_cipher_list(b"ALL:@SECLEVEL=0")
+
+    with pytest.raises(TLSFailed):
+        handshake(TLSEngine(context, server=False), TLSEngine(server_context(SERVER), server=True))
+
+
+def test_the_handshake_is_never_renegotiated() -> None:
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.set_max_proto_version(SSL.TLS1_2_VERSION)
+    client, server = (
+        TLSEngine(context, server=False),
+        TLSEngine(server_context(SERVER), server=True),
+    )
+    handshake(client, server)
+
+    client._connection.renegotiate()
+    with pytest.raises(SSL.WantReadError):
+        client._connection.do_handshake()
+    client._collect()
+    server.receive(client.data_to_send())
+    with pytest.raises(TLSFailed, match="no renegotiation"):
+        client.receive(server.data_to_send())
+
+    assert server._connection.total_renegotiations() == 0
+
+
+def test_a_session_is_never_resumed() -> None:
+    context = client_context(CLIENT)
+    first = TLSEngine(context, server=False)
+    handshake(first, TLSEngine(server_context(SERVER), server=True))
+    session = first._connection.get_session()
+    assert session is not None
+    second, server = (
+        TLSEngine(context, server=False),
+        TLSEngine(server_context(SERVER), server=True),
+    )
+    second._connection.set_session(session)
+
+    handshake(second, server)
+
+    assert server.peer_chain() == [*CLIENT.chain]
