@@ -38,6 +38,8 @@ AUTH = f"{{{SASL}}}auth"
 SUCCESS = f"{{{SASL}}}success"
 FAILURE = f"{{{SASL}}}failure"
 ABORT = f"{{{SASL}}}abort"
+CHALLENGE = f"{{{SASL}}}challenge"
+RESPONSE = f"{{{SASL}}}response"
 MECHANISMS = f"{{{SASL}}}mechanisms"
 MECHANISM = f"{{{SASL}}}mechanism"
 
@@ -48,6 +50,7 @@ SM_FEATURE = f"{{{SM}}}sm"
 SM_ENABLE = f"{{{SM}}}enable"
 SM_ENABLED = f"{{{SM}}}enabled"
 SM_RESUME = f"{{{SM}}}resume"
+SM_RESUMED = f"{{{SM}}}resumed"
 SM_FAILED = f"{{{SM}}}failed"
 SM_REQUEST = f"{{{SM}}}r"
 SM_ANSWER = f"{{{SM}}}a"
@@ -59,3 +62,15 @@ IDLE_SECONDS = f"{{{LIMITS}}}idle-seconds"
 DIALBACK_FEATURE_ELEMENT = f"{{{DIALBACK_FEATURE}}}dialback"
 
 XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
+
+# Every other element that may stand at the top level of a stream (XEP-0360). The parsers refuse what
+# is in neither table: RFC 6120 §4.9.3.24.
+NONZAS = frozenset(
+    {
+        *(FEATURES, STREAM_ERROR, STARTTLS, PROCEED, TLS_FAILURE),
+        *(AUTH, CHALLENGE, RESPONSE, SUCCESS, FAILURE, ABORT),
+        *(RESULT, VERIFY, BIDI_ELEMENT),
+        *(SM_ENABLE, SM_ENABLED, SM_RESUME, SM_RESUMED, SM_FAILED, SM_REQUEST, SM_ANSWER),
+    }
+)
+FRAMING = frozenset({OPEN, CLOSE, OPEN_CLIENT, CLOSE_CLIENT})
