@@ -13,7 +13,7 @@ from loadtest.stage.addresses import ADMIN_PORT, LOCAL_PORT, STEERING_PORT, WEBS
 from loadtest.stage.authority import KeyPair
 from loadtest.stage.processes import StageError, StageProcess, eventually
 
-_FEDGATE = (sys.executable, "-P", "-c", "import sys; from coordinator.cli import main; main()")
+_FEDGATE = (sys.executable, "-P", "-m", "coordinator.cli")
 
 Options = Mapping[str, Mapping[str, Any]]
 
