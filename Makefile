@@ -17,7 +17,7 @@ demo: .venv/.installed packages
 	@$(BIN)/python -P -m loadtest.demo $(if $(KEEP),--keep)
 
 test: .venv/.installed packages lint
-	@$(BIN)/pytest -q --no-header
+	@$(BIN)/pytest --no-header
 
 lint: .venv/.installed
 	$(call quietly,$(BIN)/ruff format --check .)

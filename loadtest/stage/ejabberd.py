@@ -76,6 +76,7 @@ class Ejabberd:
     ) -> None:
         self.domain = domain
         self.rooms = rooms
+        self.domains = (domain,)
         self.address = address
         self.directory = directory
         self.log = log

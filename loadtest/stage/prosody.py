@@ -1,7 +1,7 @@
 """A stock Debian Prosody on the stage: its configuration file, its accounts, its process."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from loadtest.stage.addresses import C2S_PORT, S2S_PORT
@@ -32,6 +32,8 @@ https_ports = {{ }}
 s2s_secure_auth = true
 limits = {{ s2sin = {{ rate = "30kb/s" }} }}
 authentication = "internal_plain"
+-- Debian's 10 kb/s for clients stays, but not for those of the stage.
+unlimited_jids = {{ {jids} }}
 certificates = "{directory}/certs"
 -- The stage's stand-in for /etc/ssl/certs.
 ssl = {{ capath = "{directory}/trust" }}
@@ -41,13 +43,13 @@ allow_unencrypted_plain_auth = true
 {resolver}
 {block}
 
-VirtualHost "{domain}"
+{hosts}
 {rooms}
 """
 
 
 class Prosody:
-    """One Prosody for one domain, with an optional MUC component domain.
+    """One Prosody: its domain, more domains with the same users, an optional MUC domain.
 
     Without `attach()` its resolver is the stage's DNS and it federates natively.
     """
@@ -63,17 +65,20 @@ class Prosody:
         resolver: str,
         log: Path,
         rooms: str = "",
+        more_domains: Sequence[str] = (),
         accounts: Mapping[str, str] | None = None,
     ) -> None:
         self.domain = domain
         self.rooms = rooms
+        self.domains = (domain, *more_domains)
+        self._accounts = accounts or {}
         self.address = address
         self.directory = directory
         self.log = log
         self._resolver = resolver
         self._block = ""
         self._config = directory / "prosody.cfg.lua"
-        self._prepare(certificate, trust, accounts or {})
+        self._prepare(certificate, trust)
         self.process = StageProcess(
             f"prosody of {domain}",
             ["prosody", "-F", "--config", str(self._config)],
@@ -117,23 +122,28 @@ class Prosody:
             modules="; ".join(f'"{module}"' for module in _MODULES),
             resolver="" if self._block else f"{resolver}\n{trust}",
             block=self._block,
-            domain=self.domain,
+            hosts="\n".join(f'VirtualHost "{domain}"' for domain in self.domains),
+            jids="; ".join(f'"{jid}"' for jid in self._jids()),
             rooms=f'Component "{self.rooms}" "muc"' if self.rooms else "",
         )
 
-    def _prepare(self, certificate: KeyPair, trust: Path, accounts: Mapping[str, str]) -> None:
+    def _jids(self) -> list[str]:
+        return [f"{name}@{domain}" for domain in self.domains for name in self._accounts]
+
+    def _prepare(self, certificate: KeyPair, trust: Path) -> None:
         certs = self.directory / "certs"
         certs.mkdir(parents=True)
-        for domain in filter(None, (self.domain, self.rooms)):
+        for domain in filter(None, (*self.domains, self.rooms)):
             shutil.copyfile(certificate.certificate, certs / f"{domain}.crt")
             shutil.copyfile(certificate.key, certs / f"{domain}.key")
         make_trust_directory(self.directory / "trust", trust)
-        folder = self.directory / "data" / _escaped(self.domain) / "accounts"
-        folder.mkdir(parents=True)
-        for name, password in accounts.items():
-            (folder / f"{_escaped(name)}.dat").write_text(
-                f'return {{ ["password"] = "{password}"; }};\n'
-            )
+        for domain in self.domains:
+            folder = self.directory / "data" / _escaped(domain) / "accounts"
+            folder.mkdir(parents=True)
+            for name, password in self._accounts.items():
+                (folder / f"{_escaped(name)}.dat").write_text(
+                    f'return {{ ["password"] = "{password}"; }};\n'
+                )
         self.log.touch()
         give_to(_USER, [self.directory, self.log])
 

@@ -19,6 +19,8 @@ CAPULET_ROOMS = "rooms.capulet.example"
 MONTAGUE = "montague.example"
 MONTAGUE_ROOMS = "conference.montague.example"
 ESCALUS = "escalus.example"
+# A second domain of the third server, for what must be met for the first time.
+MANTUA = "mantua.example"
 
 PASSWORD = "wherefore"
 ACCOUNTS = {
@@ -81,7 +83,7 @@ class Stage:
         """DNS and the three servers, federating natively."""
         self.dns.start()
         for server in self.servers:
-            for domain in filter(None, (server.domain, server.rooms)):
+            for domain in filter(None, (*server.domains, server.rooms)):
                 self.dns.set_xmpp_server(domain, server.address, S2S_PORT)
                 self.dns.set(domain, "A", server.address)
         await asyncio.gather(*(server.start() for server in self.servers))
@@ -93,7 +95,7 @@ class Stage:
     async def attach_capulet(self) -> None:
         """`fedgate attach prosody`, its lines into Prosody's file, restart, `fedgate up`."""
         gateway = self.capulet_gateway
-        block = await gateway.attach_block("prosody")
+        block = prosody_lines(await gateway.attach_block("prosody"))
         await gateway.start()
         self._publish(gateway)
         await self.capulet.attach(block)
@@ -109,7 +111,7 @@ class Stage:
     async def login(self, jid: str) -> User:
         """Log a user in at its server; it is logged out with the stage."""
         domain = jid.partition("@")[2].partition("/")[0]
-        server = next(server for server in self.servers if server.domain == domain)
+        server = next(server for server in self.servers if domain in server.domains)
         user = await User.login(jid, PASSWORD, server.address)
         self.users.append(user)
         return user
@@ -140,8 +142,8 @@ class Stage:
             self.dns.set(domain, "A", gateway.address)
 
     def _make_servers(self) -> None:
-        self.capulet = self._make_prosody(CAPULET, _CAPULET, CAPULET_ROOMS)
-        self.escalus = self._make_prosody(ESCALUS, _ESCALUS, "")
+        self.capulet = self._make_prosody(CAPULET, _CAPULET, rooms=CAPULET_ROOMS)
+        self.escalus = self._make_prosody(ESCALUS, _ESCALUS, more_domains=(MANTUA,))
         self.montague = Ejabberd(
             MONTAGUE,
             self.addresses.of(_MONTAGUE),
@@ -154,17 +156,20 @@ class Stage:
             accounts=dict.fromkeys(ACCOUNTS[MONTAGUE], PASSWORD),
         )
 
-    def _make_prosody(self, domain: str, actor: int, rooms: str) -> Prosody:
+    def _make_prosody(
+        self, domain: str, actor: int, *, rooms: str = "", more_domains: tuple[str, ...] = ()
+    ) -> Prosody:
         name = domain.partition(".")[0]
         return Prosody(
             domain,
             self.addresses.of(actor),
             self.directory / name,
-            certificate=self.authority.issue(*filter(None, (domain, rooms))),
+            certificate=self.authority.issue(*filter(None, (domain, rooms, *more_domains))),
             trust=self.authority.bundle,
             resolver=f"{self.dns.address}@{DNS_PORT}",
             log=self.logs / f"{name}.log",
             rooms=rooms,
+            more_domains=more_domains,
             accounts=dict.fromkeys(ACCOUNTS[domain], PASSWORD),
         )
 
@@ -186,9 +191,14 @@ class Stage:
         )
 
 
+def prosody_lines(text: str) -> str:
+    """The block in `fedgate attach prosody`'s output, without the warnings around it."""
+    start, end = text.index("---- fedgate"), text.rindex("---- fedgate")
+    return text[start : text.index("\n", end)]
+
+
 def split_ejabberd_lines(text: str) -> tuple[str, str]:
     """Part `fedgate attach ejabberd`'s output into lines for ejabberd.yml and the inetrc file."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    terms = [line for line in lines if line.lstrip().startswith(("{", "%"))]
-    options = [line for line in lines if line not in terms]
+    options = [line for line in text.splitlines() if line.startswith("s2s_")]
+    terms = [line for line in text.splitlines() if line.startswith("{")]
     return "\n".join(options), "\n".join(terms) + "\n"
