@@ -105,6 +105,8 @@ def parse_url(
 
 def _host(text: str) -> tuple[str, bool]:
     """The normalised host and whether it is an address literal."""
+    if "%" in text:
+        raise InvalidHostMeta(f"{text[:100]!r} is an address with a zone, or no host name")
     try:
         return str(ip_address(text)), True
     except ValueError:
@@ -221,7 +223,8 @@ class _XrdReader:
         parser.StartDoctypeDeclHandler = self._on_doctype
         parser.StartElementHandler = self._on_start
         parser.EndElementHandler = self._on_end
-        parser.Parse(data, True)
+        # Decoded here, for expat would follow a byte order mark into other encodings.
+        parser.Parse(data.decode("utf-8"), True)
 
     def _on_doctype(self, *_: Any) -> None:
         raise InvalidHostMeta("XRD document has a DOCTYPE")

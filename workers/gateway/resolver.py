@@ -1,5 +1,6 @@
 """DNS as the gateway needs it: addresses of a host, ordered targets of a service."""
 
+import asyncio
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,14 +75,19 @@ class Resolver:
         literal = _literal(host)
         if literal is not None:
             return [literal]
+        answers = await asyncio.gather(
+            self._ask(host, "A"), self._ask(host, "AAAA"), return_exceptions=True
+        )
         # IPv4 first: networks whose IPv6 is a black hole are more common than the reverse.
         found: list[str] = []
         failure: ResolveFailed | None = None
-        for kind in ("A", "AAAA"):
-            try:
-                found += [record.address for record in await self._ask(host, kind)]
-            except ResolveFailed as exc:
-                failure = failure if failure is not None and failure.temporary else exc
+        for answer in answers:
+            if isinstance(answer, ResolveFailed):
+                failure = failure if failure is not None and failure.temporary else answer
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                found += [record.address for record in answer]
         if not found:
             raise failure or ResolveFailed(f"{host} has no address")
         return found
