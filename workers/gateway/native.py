@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import logging
+import os
 import socket
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -124,7 +125,7 @@ class _Search:
         except TimeoutError:
             self._reasons.append(f"{address} does not answer")
         except OSError as exc:
-            self._reasons.append(f"{address}: {exc.strerror or exc}")
+            self._reasons.append(f"{address}: {os.strerror(exc.errno) if exc.errno else exc}")
         except AddressRefused as exc:
             self._reasons.append(f"{address}: {exc.reason}")
         else:
