@@ -12,7 +12,9 @@ from pathlib import Path
 from coordinator.address import Address, parse_address
 from coordinator.config import Config
 
-SERVERS = ("prosody", "ejabberd")
+PROSODY_FILE = "/etc/prosody/prosody.cfg.lua"
+EJABBERD_FILE = "/etc/ejabberd/ejabberd.yml"
+INETRC_FILE = "/etc/ejabberd/inetrc"
 # libunbound, which Prosody asks for names, answers these itself (RFC 6761).
 _NEVER_ASKED = (".test", ".invalid", ".localhost", ".onion")
 
@@ -65,7 +67,7 @@ def ca_bundle(config: Config) -> Path:
 
 
 def _prosody(config: Config) -> list[Block]:
-    lines = ["---- fedgate: global section, before the first VirtualHost ----"]
+    lines = [f"---- fedgate: in {PROSODY_FILE}, before the first VirtualHost ----"]
     if config.local.dns:
         host, port = _reachable(config.local.dns)
         forward = json.dumps(f"{host}@{port}")
@@ -84,7 +86,7 @@ def _prosody(config: Config) -> list[Block]:
         'limits = { c2s = { rate = "10kb/s" }; s2sin = { rate = "100mb/s" } }',
         "---- fedgate: end ----",
     ]
-    return [Block("/etc/prosody/prosody.cfg.lua", "\n".join(lines) + "\n")]
+    return [Block(PROSODY_FILE, "\n".join(lines) + "\n")]
 
 
 def _prosody_warnings(config: Config) -> list[str]:
@@ -105,42 +107,40 @@ def _prosody_warnings(config: Config) -> list[str]:
 
 def _ejabberd(config: Config) -> list[Block]:
     yaml = [
-        "# fedgate: top level of the file",
+        f"# fedgate: in {EJABBERD_FILE}, at the top level",
         "# replaces the list of trusted CAs: the public ones with fedgate's, which speaks as the",
         "# remote domains",
         f"s2s_cafile: {json.dumps(str(ca_bundle(config)))}",
         "# default 300: after one failed connection it would bounce everything for minutes",
         "s2s_max_retry_delay: 1",
     ]
-    found = [Block("/etc/ejabberd/ejabberd.yml", "\n".join(yaml) + "\n")]
+    found = [Block(EJABBERD_FILE, "\n".join(yaml) + "\n")]
     if config.local.dns:
         address = _reachable(config.local.dns)
         inetrc = [
-            "%% fedgate: the whole file; all names are resolved by fedgate, which steers s2s and",
-            "%% passes on the rest",
+            f"%% fedgate: the whole of {INETRC_FILE}; all names are resolved by fedgate,",
+            "%% which steers s2s and passes on the rest",
             '{lookup,["file","native"]}.',
             '{host,{127,0,0,1}, ["localhost","hostalias"]}.',
             '{resolv_conf, ""}.',
             f"{{nameserver, {_erlang_address(address.host)}, {address.port}}}.",
         ]
-        found.append(Block("/etc/ejabberd/inetrc", "\n".join(inetrc) + "\n"))
+        found.append(Block(INETRC_FILE, "\n".join(inetrc) + "\n"))
     return found
 
 
 def _common_warnings(config: Config) -> list[str]:
-    lines = []
-    for domain in config.gateway.domains:
-        server = parse_address(config.local.server_for(domain))
-        if server.port != 5269:
-            lines.append(
-                f"the server of {domain} must accept s2s at {server} (local.server), "
-                "which is not the default port 5269"
-            )
+    servers = {parse_address(config.local.server_for(d)) for d in config.gateway.domains}
+    lines = [
+        f"the local server must accept s2s at {server} (local.server); the default port is 5269"
+        for server in sorted(servers)
+        if server.port != 5269
+    ]
     if config.local.authenticate == "none":
         lines.append("local.authenticate is none: any local process can send as your users")
+    key = config.cluster.secret_file or str(Path(config.gateway.state_dir) / "ca.key")
     lines.append(
-        f"whoever reads {Path(config.gateway.state_dir) / 'ca.key'} can pose as any remote "
-        "domain towards your server: keep it 0600"
+        f"whoever reads {key} can pose as any remote domain towards your server: keep it 0600"
     )
     return lines
 

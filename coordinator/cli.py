@@ -97,8 +97,7 @@ def _add_setup(add: Callable[..., Any]) -> None:
     attach = add("attach", _attach, "print what to add to the local server's configuration")
     attach.add_argument("server", choices=("prosody", "ejabberd"))
     attach.add_argument("--json", action="store_true", help="blocks, pins and warnings as JSON")
-    host_meta = add("host-meta", _host_meta, "print the host-meta documents to publish")
-    host_meta.add_argument("--json", action="store_true", help="only host-meta.json")
+    add("host-meta", _host_meta, "print the host-meta documents to publish")
     config = add("config", _config, "check or print the configuration")
     config.add_argument("action", choices=("check", "print"))
     config.add_argument("--json", action="store_true")
@@ -120,9 +119,7 @@ def _supervise(options: argparse.Namespace) -> int:
         return code
     from coordinator.supervisor import run
 
-    if options.verb == "coordinator":
-        return run(config, path, workers=0)
-    return run(config, path)
+    return run(config, path, workers=0 if options.verb == "coordinator" else None)
 
 
 def _worker(options: argparse.Namespace) -> int:
@@ -140,7 +137,7 @@ def _check_domain(options: argparse.Namespace) -> int:
 
 def _host_meta(options: argparse.Namespace) -> int:
     _config, path = _loaded(options)
-    _become("workers.hostmeta", "--config", path, *(["--json"] if options.json else []))
+    _become("workers.hostmeta", "--config", path)
 
 
 def _order(options: argparse.Namespace) -> int:
