@@ -218,8 +218,7 @@ def _attach(options: argparse.Namespace) -> int:
         files = {block.file: block.text for block in blocks}
         print(json.dumps({"files": files, "pins": dict(reading.keys), "warnings": found}, indent=2))
         return ExitCode.OK
-    for block in blocks:
-        print(f"## in {block.file}:\n\n{block.text}")
+    print("\n".join(block.text for block in blocks), end="")
     for domain, key in reading.keys.items():
         print(f"pinned the key of {domain}: {key}", file=sys.stderr)
     for line in found:

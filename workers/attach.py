@@ -7,6 +7,7 @@ verified here: the operator runs it on the machine of the local server, and what
 import argparse
 import asyncio
 import json
+import os
 import re
 import ssl
 import sys
@@ -65,8 +66,10 @@ async def read_keys(config: Config) -> dict[str, dict[str, str]]:
                 keys[domain] = await read_key(server, domain)
         except TimeoutError:
             failures[domain] = f"{server} did not answer within {TIMEOUT:g} s"
-        except (KeyNotRead, OSError) as exc:
+        except KeyNotRead as exc:
             failures[domain] = f"{server}: {exc}"
+        except OSError as exc:
+            failures[domain] = f"{server}: {os.strerror(exc.errno) if exc.errno else exc}"
 
     await asyncio.gather(*(read_one(domain) for domain in config.gateway.domains))
     return {"keys": keys, "failures": failures}
