@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from .processes import ProcessName, this_process, write_atomically
+from coordinator.processes import ProcessName, this_process, write_atomically
 
 # Counters of one direction, as indices into `Account.outbound` and `Account.inbound`.
 ACCEPTED = 0
@@ -32,6 +32,7 @@ IN_FLIGHT_OURS = 6  # the previous hop has forgotten it
 ACK_SM = 7
 ACK_XMPP_PING = 8
 ACK_WEBSOCKET_PING = 9
+ACK_STREAM_CLOSE = 10  # the hop closed its stream after ours, in order (RFC 6120 4.4)
 DROPPED = 16  # the first of 16 counters, one per reason: use `drop_index(reason)`
 
 DROP_REASONS = (
@@ -245,5 +246,6 @@ def _shown_direction(words: list[int]) -> dict[str, Any]:
             "sm": words[ACK_SM],
             "xmpp-ping": words[ACK_XMPP_PING],
             "websocket-ping": words[ACK_WEBSOCKET_PING],
+            "stream-close": words[ACK_STREAM_CLOSE],
         },
     }

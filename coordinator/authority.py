@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from .config import Config
-from .domains import InvalidDomain, normalise_domain
-from .processes import write_atomically
+from coordinator.config import Config
+from coordinator.domains import InvalidDomain, normalise_domain
+from coordinator.processes import write_atomically
 
 LEAF_LIFETIME = 24 * 3600.0
 _CA_LIFETIME = datetime.timedelta(days=3650)

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from . import control
-from .authority import Leaf
-from .config import Config
-from .control import ControlProtocolError
-from .routes import STATIC_EPOCH, DomainPair, Route
-from .store import Store, StoreUnavailable, redis_url
+from coordinator import control
+from coordinator.authority import Leaf
+from coordinator.config import Config
+from coordinator.control import ControlProtocolError
+from coordinator.routes import STATIC_EPOCH, DomainPair, Route
+from coordinator.store import Store, StoreUnavailable, redis_url
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +132,14 @@ class ControlPlane:
         except StoreUnavailable as exc:
             self._on_redis_away(exc)
             self._unreleased[pair] = route
+
+    def doubt(self, worker: str) -> None:
+        """A worker did not answer: forget that it lives until the next heartbeat tells better.
+
+        The next `acquire` of a pair it owns asks Redis, which the coordinator of a dead worker has
+        told already.
+        """
+        self._live.pop(worker, None)
 
     def live_workers(self) -> list[str]:
         """The workers that may take routes, as of the last heartbeat: none that drains."""

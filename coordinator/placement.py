@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from .routes import DomainPair, gateway_of, slot_of
+from coordinator.routes import DomainPair, gateway_of, slot_of
 
 
 def owner_for(pair: DomainPair, workers: Sequence[str]) -> str:

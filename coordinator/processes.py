@@ -1,9 +1,11 @@
 """Processes named so that a reused pid is never mistaken: pid and start time (Linux)."""
 
 import asyncio
+import fcntl
 import os
 import signal
 from pathlib import Path
+from types import TracebackType
 
 import msgspec
 
@@ -94,6 +96,43 @@ def read_name(path: Path) -> ProcessName | None:
         return msgspec.json.decode(path.read_bytes(), type=ProcessName)
     except (OSError, msgspec.DecodeError):
         return None
+
+
+class Locked(Exception):
+    """Another process holds the lock: `holder` is its pid as it noted it, "?" if it has not."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(f"locked by process {holder}")
+        self.holder = holder
+
+
+class Lock:
+    """A file that one process at a time holds; freed by the kernel however the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+
+    def __enter__(self) -> "Lock":
+        """Take the lock. Raises `Locked` at once when another process has it, or OSError."""
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(self._descriptor, 20).decode("ascii", "replace").strip() or "?"
+            os.close(self._descriptor)
+            raise Locked(holder) from None
+        os.ftruncate(self._descriptor, 0)
+        os.write(self._descriptor, f"{os.getpid()}\n".encode())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        os.close(self._descriptor)
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import NamedTuple
 
-from .config import Config
+from coordinator.config import Config
 
 STATIC_EPOCH = 0
 """The epoch of a route taken while Redis was away: any epoch from Redis is newer."""

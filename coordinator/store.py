@@ -22,10 +22,10 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from . import scripts
-from .config import Config
-from .domains import InvalidDomain, normalise_domain
-from .routes import DomainPair, Route
+from coordinator import scripts
+from coordinator.config import Config
+from coordinator.domains import InvalidDomain, normalise_domain
+from coordinator.routes import DomainPair, Route
 
 COMMAND_TIMEOUT = 0.25
 PAUSE = 0.5
@@ -49,6 +49,15 @@ class Heartbeat(NamedTuple):
 def redis_url(config: Config) -> str:
     """The configured Redis, or the embedded one of this state directory."""
     return config.redis.url or f"unix://{config.gateway.state_dir}/run/redis.sock"
+
+
+def shown_url(url: str) -> str:
+    """A Redis url without its password, for logs and people."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user, host = parts.username or "", parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{user}:***@{host}").geturl()
 
 
 class Store:

@@ -1,1 +1,1 @@
-"""The admin surface: HTTP API, metrics and status page."""
+"""The admin surface: HTTP API, metrics and status page. It reads; it changes nothing."""

@@ -1,0 +1,110 @@
+"""The steps of a start. Each failure becomes one line and the exit code that belongs to it."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from coordinator.accounts import account_path
+from coordinator.authority import Authority, AuthorityProblem, authority_for
+from coordinator.config import Config
+from coordinator.embedded import EmbeddedProblem, EmbeddedRedis
+from coordinator.exits import ExitCode
+from coordinator.listeners import CannotBind, Listeners, bind_all
+from coordinator.processes import Lock, Locked
+from coordinator.routes import gateway_of
+from coordinator.store import Store, StoreUnavailable, shown_url
+
+
+class StartFailed(Exception):
+    """fedgate cannot start; one line with the cause and the next step."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def prepare(state_dir: Path) -> None:
+    """Make the state directory: others may pass through it to `ca.pem`, no further."""
+    try:
+        state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        for name in ("run", "ledger"):
+            (state_dir / name).mkdir(mode=0o700, exist_ok=True)
+    except OSError as exc:
+        raise StartFailed(
+            f"cannot use {exc.filename}: {exc.strerror}; create it for this user, or change "
+            "gateway.state_dir",
+            ExitCode.CONFIGURATION,
+        ) from exc
+
+
+@contextlib.contextmanager
+def locked(state_dir: Path) -> Iterator[None]:
+    """Be the only coordinator of a state directory."""
+    lock = Lock(state_dir / "run" / "coordinator.lock")
+    try:
+        lock.__enter__()
+    except Locked as exc:
+        raise StartFailed(
+            f"another coordinator (pid {exc.holder}) uses {state_dir}; stop it, or give this "
+            "gateway a gateway.state_dir of its own",
+            ExitCode.FAILURE,
+        ) from exc
+    except OSError as exc:
+        raise StartFailed(
+            f"cannot use {exc.filename}: {exc.strerror}; make it writable for this user",
+            ExitCode.CONFIGURATION,
+        ) from exc
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def bind(config: Config, *, shared: bool) -> Listeners:
+    """Bind all addresses; see `bind_all`."""
+    try:
+        return bind_all(config, shared=shared)
+    except CannotBind as exc:
+        raise StartFailed(str(exc), ExitCode.CANNOT_BIND) from exc
+
+
+def authority(config: Config) -> Authority:
+    """Read or make the private CA."""
+    try:
+        return authority_for(config)
+    except AuthorityProblem as exc:
+        raise StartFailed(str(exc), ExitCode.CERTIFICATE) from exc
+
+
+async def forget_dead_workers(store: Store, config: Config) -> None:
+    """Free the routes of workers of this gateway that have no account any more: they are dead.
+
+    Without this, what a killed coordinator left would count as alive until its heartbeats run out.
+    """
+    with contextlib.suppress(StoreUnavailable):
+        for worker in await store.live_workers():
+            ours = gateway_of(worker) == config.gateway.name
+            if ours and not account_path(config.gateway.state_dir, worker).exists():
+                await store.leave(worker)
+                await store.release_all(worker)
+
+
+async def connect(store: Store, embedded: EmbeddedRedis | None) -> None:
+    """Start the embedded Redis if it is that, and prove that Redis answers."""
+    try:
+        if embedded is not None:
+            await embedded.start()
+        await store.connect()
+    except ValueError as exc:
+        raise StartFailed(
+            f"redis.url {shown_url(store.url)} is not usable: {exc}; correct it",
+            ExitCode.CONFIGURATION,
+        ) from exc
+    except EmbeddedProblem as exc:
+        raise StartFailed(str(exc), ExitCode.FAILURE) from exc
+    except StoreUnavailable as exc:
+        raise StartFailed(
+            f"no answer from {shown_url(store.url)} ({exc}); start that Redis or correct "
+            'redis.url ("" uses an embedded one)',
+            ExitCode.REDIS_UNREACHABLE,
+        ) from exc
