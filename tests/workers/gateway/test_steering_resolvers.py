@@ -1,4 +1,4 @@
-"""The resolvers that stock servers use ask steering: libunbound (Prosody) and inet_res (ejabberd)."""
+"""Stock resolvers ask steering: libunbound (Prosody) and inet_res (ejabberd)."""
 
 import asyncio
 
