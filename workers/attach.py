@@ -66,7 +66,7 @@ async def read_keys(config: Config) -> dict[str, dict[str, str]]:
                 keys[domain] = await read_key(server, domain)
         except TimeoutError:
             failures[domain] = f"{server} did not answer within {TIMEOUT:g} s"
-        except KeyNotRead as exc:
+        except (KeyNotRead, ssl.SSLError) as exc:
             failures[domain] = f"{server}: {exc}"
         except OSError as exc:
             failures[domain] = f"{server}: {os.strerror(exc.errno) if exc.errno else exc}"

@@ -1,0 +1,31 @@
+import dataclasses
+from typing import Any, get_type_hints
+
+from coordinator.config import Config, Local, Remote
+
+
+def test_every_option_has_help_and_a_default_of_its_kind() -> None:
+    hints = get_type_hints(Config)
+    for section in dataclasses.fields(Config):
+        record: Any = Remote if section.name == "remote" else hints[section.name]
+        for field in dataclasses.fields(record):
+            assert field.metadata["help"], f"{section.name}.{field.name}"
+            choices = field.metadata["choices"]
+            default = field.default if isinstance(field.default, tuple) else (field.default,)
+            assert not choices or set(default) <= set(choices), f"{section.name}.{field.name}"
+
+
+def test_a_remote_domain_has_its_own_policy_else_the_default_one() -> None:
+    config = Config(remote={"a.example": Remote(block=True), "*": Remote(auth=("external",))})
+
+    assert config.remote_for("a.example").block
+    assert config.remote_for("b.example").auth == ("external",)
+    assert Config().remote_for("b.example") == Remote()
+
+
+def test_the_local_server_may_differ_by_domain() -> None:
+    local = Local(server={"a.example": "127.0.0.1:1", "*": "127.0.0.1:2"})
+
+    assert local.server_for("a.example") == "127.0.0.1:1"
+    assert local.server_for("b.example") == "127.0.0.1:2"
+    assert Local(server="127.0.0.1:3").server_for("b.example") == "127.0.0.1:3"

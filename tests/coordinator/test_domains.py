@@ -1,0 +1,45 @@
+import pytest
+
+from coordinator.domains import InvalidDomain, normalise_domain
+
+
+@pytest.mark.parametrize(
+    ("text", "domain"),
+    [
+        ("Example.ORG", "example.org"),
+        ("example.org.", "example.org"),
+        ("localhost", "localhost"),
+        ("Exämple.org", "xn--exmple-cua.org"),
+        ("XN--EXMPLE-CUA.org", "xn--exmple-cua.org"),
+        ("_xmpp.example.org", "_xmpp.example.org"),
+        ("ＥＸＡＭＰＬＥ。org", "example.org"),
+        ("a" * 63 + ".org", "a" * 63 + ".org"),
+    ],
+)
+def test_domains_become_lower_case_a_labels(text: str, domain: str) -> None:
+    assert normalise_domain(text) == domain
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ".",
+        "a..b",
+        ".example.org",
+        "-a.org",
+        "a-.org",
+        "a b.org",
+        "a/b",
+        "user@example.org",
+        "[::1]",
+        "a" * 64 + ".org",
+        ".".join(["abcdefg"] * 33),
+        "a\n.org",
+        "ex\u200dample.org\u2028",
+        "-ä.org",
+    ],
+)
+def test_what_is_no_domain_is_refused(text: str) -> None:
+    with pytest.raises(InvalidDomain):
+        normalise_domain(text)
