@@ -1,1 +1,1 @@
-"""The sans-I/O XMPP core: bytes and times go in, events and bytes come out. No sockets, no clock."""
+"""The sans-I/O XMPP core: bytes and times in, events and bytes out. No sockets, no clock."""

@@ -1,8 +1,8 @@
 """What can go wrong on a stream, in the words of RFC 6120.
 
-    StreamProtocolError
-     ├─ RemoteProtocolError   the peer broke a rule: carries the stream error condition it is told
-     └─ LocalProtocolError    our caller broke a rule: nothing was changed, nothing was sent
+StreamProtocolError
+ ├─ RemoteProtocolError   the peer broke a rule: carries the stream error condition it is told
+ └─ LocalProtocolError    our caller broke a rule: nothing was changed, nothing was sent
 """
 
 from enum import Enum
@@ -63,7 +63,7 @@ class StreamProtocolError(Exception):
 
 
 class RemoteProtocolError(StreamProtocolError):
-    """The peer broke a rule. `condition` is the stream error it is told; `text` may be shown to it."""
+    """The peer broke a rule: `condition` is the stream error it is told, `text` may go with it."""
 
     def __init__(self, condition: StreamCondition, text: str = "") -> None:
         super().__init__(f"{condition.value}: {text}" if text else condition.value)

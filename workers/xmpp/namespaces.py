@@ -63,8 +63,8 @@ DIALBACK_FEATURE_ELEMENT = f"{{{DIALBACK_FEATURE}}}dialback"
 
 XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 
-# Every other element that may stand at the top level of a stream (XEP-0360). The parsers refuse what
-# is in neither table: RFC 6120 §4.9.3.24.
+# Every other element that may stand at the top level of a stream (XEP-0360). The parsers refuse
+# what is in neither table: RFC 6120 §4.9.3.24.
 NONZAS = frozenset(
     {
         *(FEATURES, STREAM_ERROR, STARTTLS, PROCEED, TLS_FAILURE),

@@ -1,5 +1,7 @@
 """A stanza as it travels: routed by its addresses, carried as the bytes our serializer wrote."""
 
+from typing import final
+
 from lxml import etree
 
 from workers.xmpp.errors import StanzaCondition
@@ -7,6 +9,7 @@ from workers.xmpp.namespaces import DELAY, STANZA_ERRORS
 from workers.xmpp.xml_text import attribute, character_data
 
 
+@final
 class Stanza:
     """One message, presence or iq.
 
@@ -25,7 +28,7 @@ class Stanza:
         "type",
     )
 
-    # Positional and not a dataclass: one of these is made per stanza (0.35 against 0.5 µs by keyword).
+    # Positional, not a dataclass: one is made per stanza (0.35 against 0.5 µs by keyword).
     def __init__(
         self,
         name: str,

@@ -1,0 +1,184 @@
+"""WebSocket legs: each message is one XML document (RFC 7395 §3.3.3).
+
+All messages of a read are parsed at once as children of a made-up root, a secret between them:
+
+    <r>SECRET<message …>…</message>SECRET<iq …>…</iq>SECRET</r>
+
+One parse and one serialisation serve them all (6 µs a stanza instead of 9 with one parser call
+each). The secret must come back as the text before and after every child: a message cannot close
+the root, leave an element open or hold two without spoiling that. The root binds no namespace, so
+a message must declare its own. Whatever is not plain takes the slow path, message by message.
+"""
+
+import re
+import secrets
+from collections.abc import Sequence
+
+from lxml import etree
+
+from coordinator.config import Limits
+from workers.xmpp import namespaces
+from workers.xmpp.errors import RemoteProtocolError, StreamCondition
+from workers.xmpp.namespaces import DIALBACK, STANZAS, STREAM
+from workers.xmpp.parsed import (
+    DTD,
+    KNOWN,
+    NOT_WELL_FORMED,
+    WHITESPACE,
+    Element,
+    Judge,
+    StreamFooter,
+    header_of,
+    refusal,
+    undecodable,
+)
+
+# Never sent to anyone: error texts of lxml, which quote names, stay out of what peers are told.
+_SECRET = secrets.token_hex(16)
+_SEPARATOR = _SECRET.encode()
+_RESTRICTED = re.compile(rb"<[!?]")
+_XML_DECLARATION = re.compile(rb"<\?xml\s[^>?]*\?>")
+_PLAIN = KNOWN | namespaces.FRAMING
+_PLAIN_ROOT = b"<r>"
+# COMPAT(xmpp-proxy 1.x, PeerTube): `db:` and `stream:` come undeclared (protocol A5). No default
+# namespace here either: a stanza without xmlns stays refused.
+_BOUND_ROOT = f"<r xmlns:stream='{STREAM}' xmlns:db='{DIALBACK}'>".encode()
+_UNDECLARED = etree.ErrorTypes.NS_ERR_UNDEFINED_NAMESPACE
+
+
+class MessageParser:
+    """The parser of one WebSocket leg."""
+
+    def __init__(self, limits: Limits, authenticated: bool = False) -> None:
+        self._judge = Judge(limits)
+        # Kept for all messages (4.8 against 10.7 µs with a new one each): fromstring starts afresh
+        # every time, whatever the last input did.
+        self._parser = etree.XMLParser(encoding="utf-8", no_network=True, collect_ids=False)
+        self._dead = False
+        self._authenticated = authenticated
+        self._judge.set_authenticated(authenticated)
+
+    @property
+    def authenticated(self) -> bool:
+        """Which caps apply: those before authentication are tight."""
+        return self._authenticated
+
+    @authenticated.setter
+    def authenticated(self, value: bool) -> None:
+        self._authenticated = value
+        self._judge.set_authenticated(value)
+
+    def reset(self) -> None:
+        """A stream restart needs nothing here: the next `<open/>` is a message like any other."""
+
+    def parse(self, messages: Sequence[bytes]) -> list[Element]:
+        """Take the messages of one read, in order. Never raises for their content."""
+        if self._dead:
+            return []
+        out: list[Element] = []
+        try:
+            if not self._parse_together(messages, out):
+                for message in messages:
+                    self._parse_alone(message, out)
+        except RemoteProtocolError as exc:
+            self._dead = True
+            out.append(exc)
+        return out
+
+    def _parse_together(self, messages: Sequence[bytes], out: list[Element]) -> bool:
+        """Take all messages in one go if all are plain; False, and nothing done, if not."""
+        count = len(messages)
+        joined = _SEPARATOR.join((_PLAIN_ROOT, *messages, b"</r>"))
+        # One search of the lot: 0.16 µs a stanza, where two `in` tests cost 0.6.
+        if _RESTRICTED.search(joined) is not None or max(map(len, messages), default=0) > (
+            self._judge.max_bytes
+        ):
+            return False
+        try:
+            root = etree.fromstring(joined, self._parser)
+        except etree.XMLSyntaxError:
+            return False
+        children = list(root)
+        if root.text != _SECRET or len(children) != count:
+            return False
+        for child in children:
+            if child.tail != _SECRET or child.tag not in _PLAIN:
+                return False
+        pieces = etree.tostring(root, encoding="utf-8").split(_SEPARATOR)
+        if len(pieces) != count + 2:
+            raise AssertionError("the serializer lost or made separators")
+        self._take_all(children, pieces, out)
+        return True
+
+    def _take_all(
+        self, children: list[etree._Element], pieces: list[bytes], out: list[Element]
+    ) -> None:
+        judge = self._judge
+        plain_size = judge.plain_size
+        for at, child in enumerate(children, 1):
+            piece = pieces[at]
+            if len(piece) > plain_size:
+                judge.check_shape(piece)
+            name = STANZAS.get(child.tag)
+            out.append(judge.stanza(child, name, piece) if name else self._other(child))
+
+    def _other(self, element: etree._Element) -> Element:
+        tag = element.tag
+        if tag in (namespaces.OPEN, namespaces.OPEN_CLIENT):
+            header = header_of(element, tag[1:].partition("}")[0])
+            self._judge.set_lang(header.lang)
+            return header
+        if tag in (namespaces.CLOSE, namespaces.CLOSE_CLIENT):
+            # COMPAT(xmpp-proxy 1.x): closes s2s streams with the c2s framing namespace.
+            return StreamFooter(element.get("see-other-uri"))
+        if tag not in namespaces.NONZAS:
+            raise refusal(tag)
+        element.tail = None
+        return element
+
+    def _parse_alone(self, message: bytes, out: list[Element]) -> None:
+        """The slow path: find out what is wrong with a message, or that nothing is."""
+        self._judge.check_size(len(message))
+        if (foreign := undecodable(message)) is not None:
+            raise foreign
+        body = message.strip(WHITESPACE)
+        if not body:
+            return  # COMPAT: RFC 7395 §3.8 forbids whitespace keepalives, which do no harm
+        if declaration := _XML_DECLARATION.match(body):
+            body = body[declaration.end() :]  # not recommended (RFC 7395 §3.3.3), not forbidden
+        element = self._single_element(body)
+        # CDATA is legal and has brought us here; comments and instructions are not.
+        if next(element.iter(etree.Comment, etree.ProcessingInstruction), None) is not None:
+            raise RemoteProtocolError(StreamCondition.RESTRICTED_XML, "comment or instruction")
+        element.tail = None
+        piece = etree.tostring(element, encoding="utf-8")
+        self._judge.check_shape(piece)
+        name = STANZAS.get(element.tag)
+        out.append(self._judge.stanza(element, name, piece) if name else self._other(element))
+
+    def _single_element(self, body: bytes) -> etree._Element:
+        try:
+            root = self._parse_under(_PLAIN_ROOT, body)
+        except etree.XMLSyntaxError as exc:
+            if exc.code != _UNDECLARED:  # type: ignore[attr-defined]
+                raise _unreadable(body) from None
+            try:
+                root = self._parse_under(_BOUND_ROOT, body)
+            except etree.XMLSyntaxError:
+                raise _unreadable(body) from None
+        if not isinstance(root.tag, str) or any(not isinstance(c.tag, str) for c in root):
+            raise RemoteProtocolError(StreamCondition.RESTRICTED_XML, "comment or instruction")
+        if root.text != _SECRET or len(root) != 1 or root[0].tail != _SECRET:
+            raise RemoteProtocolError(NOT_WELL_FORMED, "a message must be one element")
+        return root[0]
+
+    def _parse_under(self, root: bytes, body: bytes) -> etree._Element:
+        return etree.fromstring(
+            b"".join((root, _SEPARATOR, body, _SEPARATOR, b"</r>")), self._parser
+        )
+
+
+def _unreadable(body: bytes) -> RemoteProtocolError:
+    if DTD.search(body):
+        return RemoteProtocolError(StreamCondition.RESTRICTED_XML, "document type declaration")
+    return RemoteProtocolError(NOT_WELL_FORMED)
