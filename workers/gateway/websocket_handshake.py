@@ -285,7 +285,7 @@ async def connect(
     owner: WebSocketOwner,
     *,
     address: tuple[str, int],
-    context: SSL.Context,
+    context: SSL.Context | None,
     server_name: str | None = None,
     verify: Callable[[Channel], None] = _accept_any_peer,
     headers: Mapping[str, str] | None = None,
@@ -294,7 +294,8 @@ async def connect(
 ) -> WebSocket:
     """Open a WebSocket to `url` at `address`, an IP address and port that were checked before.
 
-    `server_name` is the SNI, by default the URL's host. `verify` is called after the TLS handshake
+    `context` is None for `ws:` only, on networks that are trusted otherwise. `server_name` is the
+    SNI, by default the URL's host. `verify` is called after the TLS handshake
     and before the request leaves; it refuses the server by raising `WebSocketFailed`.
     Raises `WebSocketFailed` after at most `timeout` seconds.
     """
@@ -302,9 +303,11 @@ async def connect(
         uri = parse_uri(url)
     except InvalidURI as exc:
         raise WebSocketFailed(str(exc)) from exc
+    if uri.secure != (context is not None):
+        raise WebSocketFailed(f"{url} is not a {'ws' if context is None else 'wss'} URL")
 
     def start(channel: Channel) -> None:
-        if uri.secure:
+        if context is not None:
             channel.start_tls(context, server=False, server_name=server_name or uri.host)
 
     protocol = ClientProtocol(

@@ -42,9 +42,9 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
     names = ["runner", *inspect.signature(test).parameters]
     kind = inspect.Parameter.KEYWORD_ONLY
     run.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])  # type: ignore[attr-defined]
-    return pytest.mark.parametrize("runner", [uvloop.run, asyncio.run], ids=["uvloop", "asyncio"])(
-        run
-    )
+    mark = pytest.mark.parametrize("runner", [uvloop.run, asyncio.run], ids=["uvloop", "asyncio"])
+    marked: Callable[..., None] = mark(run)
+    return marked
 
 
 def mint_pem(
@@ -55,7 +55,7 @@ def mint_pem(
     issuer: tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None = None,
     other_names: Sequence[x509.OtherName] = (),
 ) -> tuple[bytes, bytes]:
-    """A certificate (self-signed without an issuer) and its key as PEM; by default serverAuth only."""
+    """A certificate (self-signed without an issuer) and its key as PEM; serverAuth only."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0] if names else "none")])
     now = datetime.now(UTC)

@@ -1,0 +1,48 @@
+import pytest
+from websockets.frames import Frame, Opcode
+from websockets.protocol import CLIENT, SERVER, Protocol
+
+from workers.gateway.frames import frame_size, text_frames, with_empty_mask
+
+SIZES = [0, 1, 125, 126, 127, 65535, 65536, 200_000]
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_the_library_reads_what_we_write(mask: bool) -> None:
+    messages = [b"<" * size for size in SIZES]
+    peer = Protocol(SERVER if mask else CLIENT)
+
+    peer.receive_data(text_frames(messages, mask=mask))
+
+    frames = [event for event in peer.events_received() if isinstance(event, Frame)]
+    assert [bytes(frame.data) for frame in frames] == messages
+    assert all(frame.fin and frame.opcode is Opcode.TEXT for frame in frames)
+
+
+def test_each_frame_has_its_own_mask() -> None:
+    frames = text_frames([b"\0" * 100, b"\0" * 100], mask=True)
+
+    assert frames[2:6] != frames[108:112]
+
+
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("size", SIZES)
+def test_the_size_of_a_frame_is_known_from_its_header(size: int, mask: bool) -> None:
+    frame = b"before" + text_frames([b"x" * size], mask=mask)
+
+    header, payload = frame_size(frame, 6)
+
+    assert payload == size
+    assert 6 + header + payload == len(frame)
+    for end in range(6, 6 + header):
+        assert frame_size(frame[:end], 6) == (0, 0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_unmasked_frame_can_pass_for_a_masked_one(size: int) -> None:
+    peer = Protocol(SERVER)
+
+    peer.receive_data(with_empty_mask(text_frames([b"x" * size], mask=False)))
+
+    (frame,) = peer.events_received()
+    assert isinstance(frame, Frame) and bytes(frame.data) == b"x" * size
