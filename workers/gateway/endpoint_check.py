@@ -15,6 +15,7 @@ from coordinator.config import Config
 from workers.gateway.channel import Channel
 from workers.gateway.hostmeta import Target
 from workers.gateway.identity import CertificateRejected, Trust, VerifiedNames, verify_chain
+from workers.gateway.remote_connector import origin_of
 from workers.gateway.session import Session, WebSocketSession
 from workers.gateway.tls import client_context
 from workers.gateway.websocket_handshake import WebSocketFailed, connect
@@ -116,7 +117,7 @@ class EndpointCheck:
                 context=self._context or client_context(None),
                 server_name=self._target.sni or None,
                 verify=self._judge,
-                headers={"Origin": f"https://{self._target.host}"},
+                headers={"Origin": origin_of(self._target)},
                 max_message=2 * self._config.limits.stanza_bytes,
                 timeout=self._config.limits.connect_timeout,
             )
