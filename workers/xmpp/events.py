@@ -43,14 +43,18 @@ class StreamEstablished:
 
 @dataclass(slots=True)
 class StanzasReceived:
-    """A run of stanzas, each of an authenticated domain pair, in wire order."""
+    """A run of stanzas, each of an authenticated domain pair, in wire order.
+
+    `resendable`: the peer counts them (XEP-0198) and sends them again unless we acknowledge them.
+    """
 
     stanzas: list[Stanza]
+    resendable: bool = False
 
 
 @dataclass(slots=True)
 class Acknowledged:
-    """The peer has taken responsibility for `count` more of our stanzas (XEP-0198)."""
+    """The peer has taken responsibility for `count` more of our stanzas, maybe 0 (XEP-0198)."""
 
     count: int
 
@@ -95,9 +99,13 @@ class StreamFailed:
 
 @dataclass(slots=True)
 class StreamClosed:
-    """Both sides have closed the stream, or the connection below it is gone."""
+    """Both sides have closed the stream, or the connection below it is gone.
+
+    `answered`: we closed first and the peer closed after it, having processed all we sent.
+    """
 
     clean: bool
+    answered: bool = False
     see_other_uri: str | None = None
 
 

@@ -1,4 +1,4 @@
-"""The initiating server's half of a stream: open, STARTTLS, EXTERNAL or dialback, acknowledgements."""
+"""The initiating server's half of a stream: open, STARTTLS, EXTERNAL or dialback."""
 
 from collections.abc import Callable
 
@@ -21,9 +21,8 @@ from workers.xmpp.stream import Parser, ServerStream, State, StreamConfig, peer_
 class InitiatingStream(ServerStream):
     """We opened the connection for stanzas from `sender` to `target`.
 
-    Call `open` once the connection is ready. `StreamEstablished` means stanzas may be sent (or, with
-    `verify_only`, that `send_verify` may be called); `AuthenticationFailed` or `StreamClosed` that
-    they never will.
+    Call `open` once the connection is ready. `StreamEstablished` means stanzas may be sent (or,
+    with `verify_only`, `send_verify` called); `AuthenticationFailed` or `StreamClosed`: never.
     """
 
     def __init__(
@@ -116,7 +115,6 @@ class InitiatingStream(ServerStream):
     def _on_success(self, element: etree._Element) -> None:
         if not self.secure and self.config.require_tls:
             raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION)
-        self.pairs_out = {(self.sender, self.target)}
         self.authenticated_by = "external"
         self._events.append(Authenticated(self.sender, self.target, "external"))
         self._restart()

@@ -1,4 +1,4 @@
-"""Stream management counters (XEP-0198 §4), one direction each. Acknowledgements only, no resumption."""
+"""Stream management counters (XEP-0198 §4), one direction each; no resumption."""
 
 MODULO = 1 << 32
 

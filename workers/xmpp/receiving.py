@@ -1,4 +1,4 @@
-"""The receiving server's half of a stream: features, EXTERNAL, dialback results, acknowledgements."""
+"""The receiving server's half of a stream: features, EXTERNAL, dialback results."""
 
 from collections.abc import Callable
 
@@ -86,9 +86,7 @@ class ReceivingStream(ServerStream):
     def _ensure_header(self) -> None:
         if not self._header_sent:
             self.id = self._new_id()
-            self._out.append(
-                self._framing.header(self.target, self.sender, self.id, response=True)
-            )
+            self._out.append(self._framing.header(self.target, self.sender, self.id, response=True))
             self._header_sent = True
 
     def _on_header(self, header: StreamHeader) -> None:

@@ -125,7 +125,7 @@ class ServerStream:
     # What the shell calls.
 
     def receive(self, data: bytes | list[bytes]) -> None:
-        """Take a chunk (TCP) or the messages of one read (WebSocket); drain both queues afterwards."""
+        """Take a chunk (TCP) or the messages of one read (WebSocket); drain both queues after."""
         if self.state is State.CLOSED or self.state is State.WAIT_TLS:
             return  # RFC 6120 §5.4.3.3: nothing in clear counts once TLS was agreed
         try:
@@ -136,8 +136,8 @@ class ServerStream:
     def receive_eof(self) -> None:
         """The connection below is gone."""
         if self.state is not State.CLOSED:
-            clean = self.state is State.CLOSING
-            self._finish(clean=clean)
+            # COMPAT(xmpp-proxy): it ends TCP right after its closing tag, or instead of one.
+            self._finish(clean=self.state is State.CLOSING)
 
     def send_stanzas(self, stanzas: list[Stanza]) -> None:
         """Queue stanzas of an authenticated pair. Raises `LocalProtocolError` before that."""
@@ -147,9 +147,16 @@ class ServerStream:
         if self.sent.enabled:
             self.sent.total += len(stanzas)
 
-    def request_ack(self) -> None:
-        """Ask for an acknowledgement if anything is unacknowledged and unasked (XEP-0198 §4)."""
-        if self.state is State.ESTABLISHED and self.sent.should_request():
+    def send_element(self, data: bytes) -> None:
+        """Queue a stanza of our own that nobody acknowledges, where XEP-0198 counts nothing."""
+        if self.sent.enabled:
+            raise LocalProtocolError("the peer would count it")
+        if self.state is State.ESTABLISHED:
+            self._out.append(data)
+
+    def request_ack(self, *, again: bool = False) -> None:
+        """Ask for an acknowledgement if something was sent since the last request, or `again`."""
+        if self.state is State.ESTABLISHED and (again or self.sent.should_request()):
             self._out.append(elements.SM_REQUEST)
             self.sent.requested()
 
@@ -256,9 +263,13 @@ class ServerStream:
         self._flush_stanzas(stanzas)
 
     def _flush_stanzas(self, stanzas: list[Stanza]) -> None:
-        if stanzas:
-            self.received.receive(len(stanzas))
-            self._events.append(StanzasReceived(stanzas))
+        if not stanzas:
+            return
+        if self.state is State.CLOSING and self.received.enabled:
+            # We cannot acknowledge after our closing tag, so the peer will send these again.
+            return
+        self.received.receive(len(stanzas))
+        self._events.append(StanzasReceived(stanzas, self.received.enabled))
 
     def _take_other(self, item: Element) -> None:
         if isinstance(item, RemoteProtocolError):
@@ -269,6 +280,8 @@ class ServerStream:
             self._on_header(item)
         elif isinstance(item, StreamFooter):
             self._on_footer(item)
+        elif isinstance(item, Stanza):
+            raise AssertionError("stanzas are taken by _take")
         elif self.state is State.CLOSING:
             pass  # RFC 6120 §4.4: keep processing until the peer closes; negotiation is moot
         elif item.tag == namespaces.STREAM_ERROR:
@@ -291,10 +304,11 @@ class ServerStream:
         )
 
     def _on_footer(self, footer: StreamFooter) -> None:
-        if self.state is not State.CLOSING and self._header_sent:
+        answered = self.state is State.CLOSING
+        if not answered and self._header_sent:
             self.send_ack()
             self._out.append(self._framing.footer())
-        self._finish(clean=True, see_other_uri=footer.see_other_uri)
+        self._finish(clean=True, answered=answered, see_other_uri=footer.see_other_uri)
 
     def _on_stream_error(self, element: etree._Element) -> None:
         condition, text = elements.parse_stream_error(element)
@@ -328,8 +342,7 @@ class ServerStream:
                 StreamCondition.UNDEFINED_CONDITION,
                 f"handled-count-too-high: h={exc.h}, sent {exc.send_count}",
             ) from None
-        if count:
-            self._events.append(Acknowledged(count))
+        self._events.append(Acknowledged(count))
 
     def _on_verify(self, element: etree._Element) -> None:
         sender, target = self._dialback_addresses(element)
@@ -357,10 +370,12 @@ class ServerStream:
         self.state = State.ESTABLISHED
         self._parser.authenticated = True
 
-    def _finish(self, *, clean: bool, see_other_uri: str | None = None) -> None:
+    def _finish(
+        self, *, clean: bool, answered: bool = False, see_other_uri: str | None = None
+    ) -> None:
         if self.state is not State.CLOSED:
             self.state = State.CLOSED
-            self._events.append(StreamClosed(clean, see_other_uri))
+            self._events.append(StreamClosed(clean, answered, see_other_uri))
 
 
 def peer_domain(text: str | None) -> str:

@@ -1,0 +1,397 @@
+"""A hop: the way of one domain pair's stanzas to their next server, kept open while it is needed.
+
+The outbox holds what waits and what is unacknowledged; the hop connects, sends, asks for
+acknowledgements and, when the connection is lost, connects again and resends. What cannot be sent
+in time is handed to `on_failed`, to be bounced.
+"""
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from coordinator.accounts import ACK_SM, ACK_STREAM_CLOSE, ACK_WEBSOCKET_PING, ACK_XMPP_PING
+from coordinator.config import Limits
+from coordinator.routes import DomainPair
+from workers.gateway.flow import Batch, Failed, Outbox
+from workers.gateway.session import Session, SessionOwner, WebSocketSession
+from workers.xmpp import elements
+from workers.xmpp.errors import LocalProtocolError, StanzaCondition
+from workers.xmpp.events import Acknowledged, Event, StreamClosed, VerifyAnswered
+from workers.xmpp.stanza import Stanza, with_delay
+
+log = logging.getLogger(__name__)
+
+# A hop that answers acknowledgement requests without progress is asked again this often.
+ASK_INTERVAL = 5.0
+# An unanswered XEP-0199 barrier ends the stream in order, which acknowledges everything.
+BARRIER_TIMEOUT = 10.0
+# Stanzas sent and not acknowledged before the sources are held back.
+MAX_UNACKNOWLEDGED = 20_000
+FIRST_RETRY = 0.25
+LAST_RETRY = 5.0
+
+
+class HopFailed(Exception):
+    """The next server cannot be reached; `resolved` tells the cases of RFC 6120 §10.4.3 apart."""
+
+    def __init__(self, reason: str, *, resolved: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.resolved = resolved
+
+    @property
+    def condition(self) -> StanzaCondition:
+        if self.resolved:
+            return StanzaCondition.REMOTE_SERVER_TIMEOUT
+        return StanzaCondition.REMOTE_SERVER_NOT_FOUND
+
+
+class Pausable(Protocol):
+    """A source of stanzas that a blocked hop holds back."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+Connect = Callable[[SessionOwner], Awaitable[Session]]
+"""Opens and authenticates a session for the hop; raises `HopFailed`."""
+
+OnFailed = Callable[[list[Failed], StanzaCondition, str], None]
+
+
+class Hop:
+    """Towards `target` in the name of `sender`. Made by the router; ends by itself when unused."""
+
+    def __init__(
+        self,
+        pair: DomainPair,
+        *,
+        sender: str,
+        target: str,
+        connect: Connect,
+        limits: Limits,
+        on_failed: OnFailed,
+        on_ended: Callable[["Hop"], None],
+        patient: bool,
+    ) -> None:
+        self.pair = pair
+        self.sender = sender
+        self.target = target
+        self.outbox = Outbox()
+        self.session: Session | None = None
+        self.last_failure: HopFailed | None = None
+        self.users = 0
+        """Sources that send through this hop: while there are any, it stays connected."""
+        self._connect = connect
+        self._limits = limits
+        self._on_failed = on_failed
+        self._on_ended = on_ended
+        self._patient = patient
+        self._loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._opened.add_done_callback(_retrieve)
+        self._closed = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._blocked = False
+        self._asked = False
+        self._closing = False
+        self._used_at = self._loop.time()
+        self._paused: list[Pausable] = []
+        self._verifications: dict[tuple[str, str, str], asyncio.Future[str]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._task = asyncio.create_task(self._run())
+
+    # What the router and sources call.
+
+    async def wait_open(self) -> None:
+        """Return when the first session is authenticated. Raises `HopFailed`."""
+        await asyncio.shield(self._opened)
+
+    @property
+    def is_open(self) -> bool:
+        return self.session is not None
+
+    def send(self, batch: Batch, source: Pausable | None = None) -> None:
+        """Queue a batch and send it at once if the session is up and the peer reads."""
+        self.outbox.push(batch)
+        session = self.session
+        if session is None:
+            self._wake.set()
+        else:
+            limit = session.stream.peer_max_bytes
+            if limit and self.outbox.waiting_bytes > limit:
+                self._refuse_oversized(limit)
+            if not self._blocked:
+                self._flush(session)
+        if source is not None and self._is_full():
+            source.pause()
+            self._paused.append(source)
+
+    async def verify(self, *, id: str, key: str, timeout: float = 10.0) -> str:
+        """Ask the next server about a dialback key of its own: "valid", "invalid" or "error"."""
+        session = self.session
+        if session is None:
+            return "error"
+        question = (self.sender, self.target, id)
+        answer: asyncio.Future[str] = self._loop.create_future()
+        try:
+            session.stream.send_verify(sender=self.sender, target=self.target, id=id, key=key)
+            self._verifications[question] = answer
+            session.pump()
+            async with asyncio.timeout(timeout):
+                return await answer
+        except (TimeoutError, LocalProtocolError):
+            return "error"
+        finally:
+            self._verifications.pop(question, None)
+
+    def barrier_answered(self, token: str) -> bool:
+        """The answer to an XEP-0199 barrier arrived, on whatever stream the next server chose."""
+        if not self.outbox.pass_barrier(token, ACK_XMPP_PING):
+            return False
+        self._after_acknowledgement()
+        return True
+
+    async def close(self) -> None:
+        """Drain: send what waits, wait for acknowledgements, close the stream in order.
+
+        The deadline is the caller's; cancelling leaves the outbox as it is.
+        """
+        self._closing = True
+        self._wake.set()
+        session = self.session
+        if session is not None and not self.outbox:
+            session.close()
+        await asyncio.shield(self._task)
+
+    def cut(self) -> None:
+        """End at once; what is in the outbox stays unsettled."""
+        self._task.cancel()
+        if self.session is not None:
+            self.session.abort("the gateway stops")
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "domain_pairs": [list(self.pair)],
+            "waiting": self.outbox.in_flight - self.outbox.unacknowledged,
+            "unacknowledged": self.outbox.unacknowledged,
+            "authenticated_by": getattr(
+                self.session and self.session.stream, "authenticated_by", ""
+            ),
+            **(self.session.describe() if self.session else {"state": "connecting"}),
+        }
+
+    # Life.
+
+    async def _run(self) -> None:
+        try:
+            await self._live()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            if not self._opened.done():
+                self._opened.cancel()
+            self._on_ended(self)
+            self._resume_sources()
+
+    async def _live(self) -> None:
+        lost_at = self._loop.time() if self._patient else None
+        retry = FIRST_RETRY
+        while True:
+            try:
+                session = await self._connect(self)
+            except HopFailed as exc:
+                self.last_failure = exc
+                if lost_at is None or self._is_late(lost_at) or not (self.outbox or self.users):
+                    self._give_up(exc)
+                    return
+                await asyncio.sleep(retry * random.uniform(0.5, 1.0))
+                retry = min(retry * 2, LAST_RETRY)
+                continue
+            retry = FIRST_RETRY
+            await self._use(session)
+            lost_at = self._loop.time()
+            if not await self._is_needed():
+                return
+
+    def _is_late(self, lost_at: float) -> bool:
+        return self._loop.time() - lost_at > self._limits.resend_timeout
+
+    async def _use(self, session: Session) -> None:
+        """Until the connection is gone again."""
+        self.session = session
+        self._closed.clear()
+        self._blocked = False
+        self._asked = False
+        if not self._opened.done():
+            self._opened.set_result(None)
+        if session.ended:  # lost between authentication and here
+            self._on_lost()
+            return
+        self._flush(session)
+        self._schedule()
+        await self._closed.wait()
+
+    async def _is_needed(self) -> bool:
+        """After a loss: is there anything to send? Without, the next stanza starts a new hop."""
+        if self.outbox:
+            return True
+        if self._closing or not self.users:
+            return False
+        self._wake.clear()
+        await self._wake.wait()
+        return bool(self.outbox)
+
+    def _give_up(self, failure: HopFailed) -> None:
+        if not self._opened.done():
+            self._opened.set_exception(failure)
+        failed = self.outbox.fail_all()
+        if failed:
+            self._on_failed(failed, failure.condition, failure.reason)
+
+    def _on_lost(self) -> None:
+        self.session = None
+        for answer in self._verifications.values():
+            if not answer.done():
+                answer.set_result("error")
+        requests = self.outbox.take_back()
+        if requests:
+            self._on_failed(
+                requests, StanzaCondition.REMOTE_SERVER_TIMEOUT, "the connection was lost"
+            )
+        self._closed.set()
+
+    # Sending.
+
+    def _flush(self, session: Session) -> None:
+        if not self.outbox.has_waiting:
+            return
+        session.stream.send_stanzas(self.outbox.take(self._mark_late))
+        self._ask(session)
+        session.write()
+        if self._paused:
+            self._resume_sources()
+
+    def _mark_late(self, batch: Batch) -> list[Stanza]:
+        """A stanza that may arrive twice says so (XEP-0203)."""
+        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return [with_delay(stanza, stamp, stanza.sender_domain) for stanza in batch.stanzas]
+
+    def _ask(self, session: Session) -> None:
+        """At most one question is open: its answer sets the pace, not the number of batches."""
+        if session.stream.sent.enabled:
+            if not self._asked:
+                self._asked = True
+                session.stream.request_ack()
+        elif self.outbox.unmarked and not self.outbox.barrier_pending:
+            token = secrets.token_hex(8)
+            self.outbox.mark(token, self._loop.time())
+            if isinstance(session, WebSocketSession):
+                session.write()
+                session.ping(token.encode())
+            else:
+                session.stream.send_element(
+                    elements.ping(self.sender, self.target, BARRIER + token)
+                )
+
+    def _refuse_oversized(self, limit: int) -> None:
+        """XEP-0478 §4: what the peer would not take is bounced, not sent."""
+        failed = self.outbox.remove_larger(limit)
+        if failed:
+            self._on_failed(
+                failed,
+                StanzaCondition.POLICY_VIOLATION,
+                f"Stanza exceeds remote limit of {limit} bytes",
+            )
+
+    def _after_acknowledgement(self) -> None:
+        session = self.session
+        if session is None:
+            return
+        self._ask(session)
+        session.write()
+        self._used_at = self._loop.time()
+        if self._paused and not self._is_full():
+            self._resume_sources()
+        if not self.outbox and self._closing:
+            session.close()
+
+    def _schedule(self) -> None:
+        self._timer = self._loop.call_later(ASK_INTERVAL, self._on_tick)
+
+    def _on_tick(self) -> None:
+        session = self.session
+        if session is None:
+            return
+        if session.stream.sent.outstanding:
+            self._asked = True
+            session.stream.request_ack(again=True)
+            session.write()
+        elif self.outbox.is_overdue(self._loop.time(), BARRIER_TIMEOUT):
+            # No answer can reach us: the end of the stream is the barrier that always works.
+            session.close()
+        elif not self.outbox and not self.users and self._is_idle():
+            session.close()
+        self._schedule()
+
+    def _is_idle(self) -> bool:
+        return self._loop.time() - self._used_at > self._limits.idle_timeout
+
+    def _resume_sources(self) -> None:
+        paused, self._paused = self._paused, []
+        for source in paused:
+            source.resume()
+
+    def _is_full(self) -> bool:
+        outbox = self.outbox
+        return (
+            outbox.waiting_bytes > self._limits.queue_bytes
+            or outbox.unacknowledged > MAX_UNACKNOWLEDGED
+        )
+
+    # What the session calls.
+
+    def on_event(self, session: Session, event: Event) -> None:
+        kind = type(event)
+        if kind is Acknowledged:
+            self._asked = False
+            self.outbox.acknowledge(event.count, ACK_SM)  # type: ignore[union-attr]
+            self._after_acknowledgement()
+        elif isinstance(event, VerifyAnswered):
+            answer = self._verifications.get((event.target, event.sender, event.id))
+            if answer is not None and not answer.done():
+                answer.set_result(event.outcome)
+        elif isinstance(event, StreamClosed) and event.answered and not session.stream.sent.enabled:
+            # RFC 6120 §4.4: the peer's closing tag after ours means that it processed everything.
+            self.outbox.acknowledge_all(ACK_STREAM_CLOSE)
+
+    def on_write_paused(self, session: Session) -> None:
+        self._blocked = True
+
+    def on_write_resumed(self, session: Session) -> None:
+        self._blocked = False
+        self._flush(session)
+        self._resume_sources()
+
+    def on_pong(self, session: Session, payload: bytes) -> None:
+        if self.outbox.pass_barrier(payload.decode("ascii", "replace"), ACK_WEBSOCKET_PING):
+            self._after_acknowledgement()
+
+    def on_closed(self, session: Session, reason: str) -> None:
+        if session is self.session:
+            log.info("session %s → %s ended: %s", self.sender, self.target, reason)
+            self._on_lost()
+
+
+BARRIER = "fedgate-barrier-"
+"""Ids of our own pings towards the local server begin with this."""
+
+
+def _retrieve(future: asyncio.Future[None]) -> None:
+    if not future.cancelled():
+        future.exception()  # whoever waits sees it; nobody has to

@@ -1,0 +1,170 @@
+"""A stream that the local server opened to a remote domain: we answer as that domain."""
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from coordinator.routes import DomainPair
+from workers.gateway.flow import Failed
+from workers.gateway.hop import BARRIER, Hop, HopFailed
+from workers.gateway.session import Session, TcpSession
+from workers.gateway.source import Source
+from workers.xmpp.events import (
+    Authenticated,
+    DialbackKeyReceived,
+    Event,
+    StanzasReceived,
+    StreamOpened,
+    VerifyRequested,
+)
+from workers.xmpp.receiving import ReceivingStream
+from workers.xmpp.stanza import Stanza
+
+if TYPE_CHECKING:
+    from workers.gateway.local_listener import LocalListener
+
+log = logging.getLogger(__name__)
+
+# How long a stream to an unreachable domain is kept to bounce what comes, in seconds.
+BOUNCING_TIME = 5.0
+
+
+class LocalSource(Source):
+    """Takes the local server's stanzas for one domain pair and gives them to the pair's hop.
+
+    With a `failure` the domain cannot be reached: what comes is bounced, then the stream closed.
+    """
+
+    session: TcpSession
+
+    def __init__(
+        self, listener: "LocalListener", pair: DomainPair, failure: HopFailed | None = None
+    ) -> None:
+        super().__init__(listener.router, listener.router.account.outbound)
+        self.pair = pair
+        self.failure = failure
+        self.authenticated_by = ""
+        self._listener = listener
+        self._hop: Hop | None = None
+
+    def attach(self, session: TcpSession) -> None:
+        self.session = self._session = session
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "domain_pairs": [list(self.pair)],
+            "direction": "local",
+            "authenticated_by": self.authenticated_by,
+            "unacknowledged": self.origin.in_flight,
+            **self.session.describe(),
+        }
+
+    # What the session calls.
+
+    def on_event(self, session: Session, event: Event) -> None:
+        if type(event) is StanzasReceived:
+            self._on_stanzas(event)
+        elif isinstance(event, StreamOpened):
+            self._on_opened()
+        elif isinstance(event, Authenticated):
+            self._on_authenticated(event)
+        elif isinstance(event, DialbackKeyReceived):
+            self._spawn(self._verify_key(event))
+        elif isinstance(event, VerifyRequested):
+            self._spawn(self._answer_verify(event))
+
+    def on_closed(self, session: Session, reason: str) -> None:
+        super().on_closed(session, reason)
+        if self._hop is not None:
+            self._hop.users -= 1
+            self._hop = None
+        log.debug("local stream %s → %s ended: %s", *self.pair, reason)
+        self._listener.source_ended(self)
+
+    # Inside.
+
+    @property
+    def _stream(self) -> ReceivingStream:
+        assert isinstance(self.session.stream, ReceivingStream)
+        return self.session.stream
+
+    def _on_opened(self) -> None:
+        reason = self._listener.trust.why_not(self.pair.local, self.session.peer_chain())
+        if reason:
+            log.warning(
+                "a stream as %s to %s does not come from the local server: %s; "
+                "if its key was changed run `fedgate attach`",
+                *self.pair,
+                reason,
+            )
+        # Without its key the local server may still prove itself by a key it knows (XEP-0220).
+        self._stream.offer(external=not reason, dialback=bool(reason), reason=reason)
+
+    def _on_authenticated(self, event: Authenticated) -> None:
+        self.authenticated_by = event.by
+        if self.failure is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(BOUNCING_TIME, self.close)
+        elif self._hop is None:
+            self._hop = self._use(None, self.router.to_remote(self.pair))
+
+    def _on_stanzas(self, event: StanzasReceived) -> None:
+        stanzas = event.stanzas
+        origin = self.origin
+        origin.resendable = event.resendable
+        if not event.resendable:
+            stanzas = self._without_barriers(stanzas)
+            if not stanzas:
+                return
+        batch = origin.accept(stanzas)
+        if self.failure is not None:
+            failed = [Failed(stanza, batch) for stanza in stanzas]
+            self.router.bounce(
+                failed,
+                self.failure.condition,
+                self.failure.reason,
+                lambda: self.router.to_local(self.pair),
+            )
+            return
+        hop = self.router.to_remote(self.pair)
+        if hop is not self._hop:
+            self._hop = self._use(self._hop, hop)
+        hop.send(batch, self)
+
+    def _without_barriers(self, stanzas: list[Stanza]) -> list[Stanza]:
+        """Take out the answers to our own pings (servers without XEP-0198 only)."""
+        if not any(s.name == "iq" and s.id and s.id.startswith(BARRIER) for s in stanzas):
+            return stanzas
+        rest = []
+        for stanza in stanzas:
+            if stanza.name == "iq" and stanza.id and stanza.id.startswith(BARRIER):
+                self._listener.barrier_answered(self.pair, stanza.id.removeprefix(BARRIER))
+            else:
+                rest.append(stanza)
+        return rest
+
+    async def _verify_key(self, event: DialbackKeyReceived) -> None:
+        """The local server sent a dialback key: only the server at `local.server` can know it."""
+        pair = DomainPair(event.sender, event.target)
+        outcome = "error"
+        if pair == self.pair:
+            outcome = await self.router.verify_with_local(pair, id=self._stream.id, key=event.key)
+        error = "remote-connection-failed" if outcome == "error" else ""
+        self._stream.answer_dialback(
+            sender=event.sender, target=event.target, outcome=outcome, error=error
+        )
+        self.session.pump()
+
+    async def _answer_verify(self, event: VerifyRequested) -> None:
+        """The local server checks a key of the remote domain: only the remote can answer.
+
+        (We never make keys in a remote domain's name: on local legs we use certificates.)
+        """
+        outcome, hop = "error", self.router.to_remote(self.pair)
+        if (event.sender, event.target) == self.pair and hop.is_open:
+            outcome = await hop.verify(id=event.id, key=event.key)
+        error = "remote-connection-failed" if outcome == "error" else ""
+        self._stream.answer_verify(
+            sender=event.sender, target=event.target, id=event.id, outcome=outcome, error=error
+        )
+        self.session.pump()

@@ -1,0 +1,89 @@
+"""Waiting for a session of ours to be negotiated, before a hop takes it over."""
+
+import asyncio
+from typing import Any
+
+from workers.gateway.hop import HopFailed
+from workers.gateway.session import Session, SessionOwner
+from workers.xmpp.events import (
+    AuthenticationFailed,
+    Event,
+    StreamClosed,
+    StreamEstablished,
+)
+
+
+class SeeOtherUri(Exception):
+    """The peer closed and named another endpoint (RFC 7395 §3.6.1)."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self.uri = uri
+
+
+class Negotiation:
+    """Owns a session until its stream is established; then `owner` does."""
+
+    def __init__(self, owner: SessionOwner) -> None:
+        self._owner = owner
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reason = ""
+
+    async def finish(self, session: Session, timeout: float) -> None:
+        """Return when stanzas may be sent. Raises `HopFailed` or `SeeOtherUri`."""
+        session.start_timer()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._done
+        except TimeoutError:
+            raise HopFailed(
+                f"no authenticated stream within {timeout:g} s", resolved=True
+            ) from None
+        finally:
+            if session.owner is not self._owner:
+                session.close()
+
+    def on_event(self, session: Session, event: Event) -> None:
+        kind = type(event)
+        if kind is StreamEstablished:
+            if not self._done.done():
+                session.owner = self._owner
+                self._done.set_result(None)
+        elif isinstance(event, AuthenticationFailed):
+            self._reason = event.reason
+        elif isinstance(event, StreamClosed):
+            if event.see_other_uri and not self._done.done():
+                self._done.set_exception(SeeOtherUri(event.see_other_uri))
+            self._fail(session.reason)
+
+    def on_write_paused(self, session: Session) -> None: ...
+
+    def on_write_resumed(self, session: Session) -> None: ...
+
+    def on_pong(self, session: Session, payload: bytes) -> None: ...
+
+    def on_closed(self, session: Session, reason: str) -> None:
+        self._fail(reason)
+
+    def _fail(self, reason: str) -> None:
+        if not self._done.done():
+            self._done.set_exception(HopFailed(self._reason or reason, resolved=True))
+
+
+class NoOwner:
+    """Owns a session that somebody only asks one question through."""
+
+    def __init__(self, on_event: Any = None) -> None:
+        self._on_event = on_event
+
+    def on_event(self, session: Session, event: Event) -> None:
+        if self._on_event is not None:
+            self._on_event(session, event)
+
+    def on_write_paused(self, session: Session) -> None: ...
+
+    def on_write_resumed(self, session: Session) -> None: ...
+
+    def on_pong(self, session: Session, payload: bytes) -> None: ...
+
+    def on_closed(self, session: Session, reason: str) -> None: ...

@@ -1,0 +1,119 @@
+"""The public wss listener of a worker: every accepted WebSocket becomes a `RemoteSource`."""
+
+import asyncio
+import logging
+import secrets
+import socket
+from collections import deque
+from typing import Any
+
+from coordinator.config import Config
+from workers.gateway.discovery import Discovery
+from workers.gateway.publication import Publication
+from workers.gateway.remote_source import RemoteSource
+from workers.gateway.router import Router
+from workers.gateway.session import WebSocketSession
+from workers.gateway.tls import OwnCertificates
+from workers.gateway.trust import TrustBundles
+from workers.gateway.websocket_handshake import AcceptedWebSocket, Endpoint
+from workers.xmpp.framing import WebSocketFraming
+from workers.xmpp.parser import MessageParser
+from workers.xmpp.receiving import ReceivingStream
+from workers.xmpp.stream import StreamConfig
+
+log = logging.getLogger(__name__)
+
+MAX_ERRORS = 50
+"""Remembered ends of sessions for `/api/errors`."""
+
+
+class PublicListener:
+    """Serves the WebSocket endpoint and the host-meta documents on the given sockets."""
+
+    def __init__(
+        self,
+        config: Config,
+        router: Router,
+        discovery: Discovery,
+        certificates: OwnCertificates,
+        bundles: TrustBundles,
+        publication: Publication,
+        dialback_secret: bytes,
+    ) -> None:
+        self.config = config
+        self.router = router
+        self.discovery = discovery
+        self.bundles = bundles
+        self.sources: set[RemoteSource] = set()
+        self.errors: deque[dict[str, Any]] = deque(maxlen=MAX_ERRORS)
+        self._stream_config = StreamConfig(
+            limits=config.limits,
+            dialback_secret=dialback_secret,
+            hosts=frozenset(config.gateway.domains),
+        )
+        self._endpoint = Endpoint(
+            path=config.websocket.path,
+            new_owner=self._new_session,
+            context=certificates.context_for(config.gateway.domains[0])
+            if config.websocket.tls
+            else None,
+            # Above the stanza limit, so that a stream error can name what was wrong (protocol A21).
+            max_message=2 * config.limits.stanza_bytes,
+            http_responder=publication,
+        )
+        self._servers: list[asyncio.Server] = []
+
+    async def start(self, sockets: list[socket.socket]) -> None:
+        """Accept on sockets that are bound; other workers may accept on the same."""
+        loop = asyncio.get_running_loop()
+        for sock in sockets:
+            server = await loop.create_server(
+                lambda: AcceptedWebSocket(self._endpoint).channel, sock=sock
+            )
+            self._servers.append(server)
+
+    def stop(self) -> None:
+        """Accept nothing more."""
+        self._endpoint.accepting = False
+        for server in self._servers:
+            server.close()
+
+    def describe(self) -> list[dict[str, Any]]:
+        return [source.describe() for source in self.sources if source.pairs]
+
+    def source_ended(self, source: RemoteSource, reason: str) -> None:
+        self.sources.discard(source)
+        if not source.pairs:
+            stream = source.session.stream
+            self.errors.append(
+                {
+                    "at": source.session.opened_at,
+                    "domain": stream.sender,
+                    "direction": "inbound",
+                    "reason": reason[:256],
+                }
+            )
+
+    def _new_session(self, websocket: AcceptedWebSocket) -> WebSocketSession:
+        limits = self.config.limits
+        parser = MessageParser(limits)
+        stream = ReceivingStream(
+            self._stream_config,
+            WebSocketFraming(),
+            parser.parse,
+            parser,
+            asyncio.get_running_loop().time(),
+            new_id=new_stream_id,
+        )
+        source = RemoteSource(self)
+        session = WebSocketSession(stream, source, ping_interval=limits.ping_interval)
+        session.attach(websocket)
+        source.attach(session)
+        self.sources.add(source)
+        session.start_timer()
+        return session
+
+
+def new_stream_id() -> str:
+    """RFC 6120 §4.7.3: unique and unpredictable; dialback keys depend on it."""
+    return f"s-{secrets.token_hex(12)}"

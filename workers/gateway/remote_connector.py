@@ -1,0 +1,193 @@
+"""Opening authenticated wss sessions to remote domains (XEP-0468), in the name of one of ours."""
+
+import asyncio
+import logging
+import time
+from functools import partial
+
+from coordinator.address import Address
+from coordinator.config import Config
+from coordinator.domains import InvalidDomain, normalise_domain
+from workers.gateway.channel import Channel
+from workers.gateway.discovery import Discovered, Discovery, NoUsableAddress
+from workers.gateway.hop import HopFailed
+from workers.gateway.hostmeta import InvalidHostMeta, Target, parse_url
+from workers.gateway.identity import CertificateRejected, verify_peer
+from workers.gateway.negotiation import Negotiation, SeeOtherUri
+from workers.gateway.session import SessionOwner, WebSocketSession
+from workers.gateway.tls import OwnCertificates, client_context
+from workers.gateway.trust import TrustBundles
+from workers.gateway.websocket_handshake import WebSocketFailed, connect
+from workers.xmpp.framing import WebSocketFraming
+from workers.xmpp.initiating import InitiatingStream
+from workers.xmpp.parser import MessageParser
+from workers.xmpp.stream import StreamConfig
+
+log = logging.getLogger(__name__)
+
+MAX_SEE_OTHER = 2
+_NO_CERTIFICATE = client_context(None)
+
+
+class RemoteConnector:
+    """Tries every target and address of a domain until one gives an authenticated stream."""
+
+    def __init__(
+        self,
+        config: Config,
+        discovery: Discovery,
+        certificates: OwnCertificates,
+        bundles: TrustBundles,
+        dialback_secret: bytes,
+    ) -> None:
+        self._config = config
+        self._discovery = discovery
+        self._certificates = certificates
+        self._bundles = bundles
+        self._secret = dialback_secret
+
+    async def connect(
+        self, local: str, remote: str, owner: SessionOwner, *, verify_only: bool = False
+    ) -> WebSocketSession:
+        """Open a session from `local` to `remote` (XEP-0487 §3.2). Raises `HopFailed`.
+
+        With `verify_only` the stream is not authenticated: it may only carry `send_verify`.
+        """
+        found = await self._discovery.find(remote)
+        if found.blocked:
+            raise HopFailed(found.reason, resolved=True)
+        if not found.targets:
+            raise HopFailed(found.reason, resolved=False)
+        reasons = []
+        for target in found.targets:
+            try:
+                session = await self._try_target(found, target, local, owner, verify_only)
+            except HopFailed as exc:
+                reasons.append(f"{target.url}: {exc.reason}")
+                continue
+            if not verify_only:
+                self._discovery.mark_working(remote)
+            return session
+        raise HopFailed("; ".join(reasons)[:1000], resolved=True)
+
+    async def _try_target(
+        self,
+        found: Discovered,
+        target: Target,
+        local: str,
+        owner: SessionOwner,
+        verify_only: bool,
+    ) -> WebSocketSession:
+        for _ in range(MAX_SEE_OTHER + 1):
+            try:
+                return await self._try_addresses(found, target, local, owner, verify_only)
+            except SeeOtherUri as exc:
+                try:
+                    target = parse_url(exc.uri)  # wss only: RFC 7395 §3.6.1 forbids less
+                except InvalidHostMeta as problem:
+                    raise HopFailed(f"see-other-uri: {problem}", resolved=True) from None
+        raise HopFailed("see-other-uri leads round in circles", resolved=True)
+
+    async def _try_addresses(
+        self,
+        found: Discovered,
+        target: Target,
+        local: str,
+        owner: SessionOwner,
+        verify_only: bool,
+    ) -> WebSocketSession:
+        try:
+            addresses = await self._discovery.addresses(found, target)
+        except NoUsableAddress as exc:
+            raise HopFailed(exc.reason, resolved=False) from None
+        reason = "no address"
+        for address in addresses:
+            try:
+                return await self._open(found, target, address, local, owner, verify_only)
+            except HopFailed as exc:
+                reason = f"{address}: {exc.reason}"
+        raise HopFailed(reason, resolved=True)
+
+    async def _open(
+        self,
+        found: Discovered,
+        target: Target,
+        address: str,
+        local: str,
+        owner: SessionOwner,
+        verify_only: bool,
+    ) -> WebSocketSession:
+        limits = self._config.limits
+        session = self._new_session(local, found.domain, owner, verify_only)
+        negotiation = Negotiation(owner)
+        session.owner = negotiation
+        try:
+            websocket = await connect(
+                target.url,
+                session,
+                address=(address, target.port),
+                context=self._certificates.client_context_for(local) or _NO_CERTIFICATE,
+                server_name=target.sni or None,
+                verify=partial(self._verify, found, target),
+                # COMPAT(xmpp-proxy): it sends Origin itself; some HTTPS fronts route by it.
+                headers={"Origin": origin_of(target)},
+                max_message=2 * limits.stanza_bytes,
+                timeout=limits.connect_timeout,
+            )
+        except WebSocketFailed as exc:
+            raise HopFailed(str(exc), resolved=True) from None
+        session.attach(websocket)
+        assert isinstance(session.stream, InitiatingStream)
+        session.stream.open()
+        session.pump()
+        await negotiation.finish(session, limits.connect_timeout)
+        return session
+
+    def _new_session(
+        self, local: str, remote: str, owner: SessionOwner, verify_only: bool
+    ) -> WebSocketSession:
+        limits = self._config.limits
+        policy = self._config.remote_for(remote)
+        parser = MessageParser(limits)
+        config = StreamConfig(
+            limits=limits,
+            dialback_secret=self._secret,
+            use_external="external" in policy.auth
+            and self._certificates.client_context_for(local) is not None,
+            use_dialback="dialback" in policy.auth,
+            verify_only=verify_only,
+        )
+        stream = InitiatingStream(
+            config, WebSocketFraming(), parser.parse, parser, _now(), sender=local, target=remote
+        )
+        return WebSocketSession(stream, owner, ping_interval=limits.ping_interval)
+
+    def _verify(self, found: Discovered, target: Target, channel: Channel) -> None:
+        """XEP-0156 §2.2: the certificate must be for the domain or the host it was sent to."""
+        hosts = {name for name in (target.host, target.sni) if name and _is_domain(name)}
+        try:
+            verify_peer(
+                channel.peer_chain(),
+                self._bundles.get(self._discovery.trust_for(found.domain)),
+                time.time(),
+                domain=found.domain,
+                delegated_hosts=hosts,
+            )
+        except CertificateRejected as exc:
+            raise WebSocketFailed(f"certificate: {exc.reason}") from None
+
+
+def origin_of(target: Target) -> str:
+    """What we send as Origin: the target's own, which listeners compare with Host."""
+    return f"https://{Address(target.host, target.port)}".removesuffix(":443")
+
+
+def _is_domain(name: str) -> bool:
+    try:
+        return normalise_domain(name) == name and not name.replace(".", "").isdigit()
+    except InvalidDomain:
+        return False
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,233 @@
+"""The hops of a worker: one outbound session and one local stream per domain pair.
+
+Sources hand their batches to `to_remote` or `to_local`; what a hop cannot deliver comes back here
+and is returned to its sender as a stanza error over the hop of the opposite direction.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from typing import Any
+
+from coordinator.accounts import IN_FLIGHT_OURS, IN_FLIGHT_RESENDABLE, Account
+from coordinator.config import Config
+from coordinator.routes import DomainPair
+from workers.gateway.flow import Batch, Counters, Failed, Origin, settle_bounced, settle_dropped
+from workers.gateway.hop import Hop, HopFailed
+from workers.gateway.local_connector import LocalConnector
+from workers.gateway.negotiation import NoOwner
+from workers.gateway.remote_connector import RemoteConnector
+from workers.gateway.session import Session, SessionOwner
+from workers.xmpp.errors import StanzaCondition
+from workers.xmpp.events import Event, StreamClosed, VerifyAnswered
+from workers.xmpp.stanza import bounce, why_not_bounced
+
+log = logging.getLogger(__name__)
+
+# Strangers can make us verify keys: this many at once per worker, the others wait in line.
+MAX_VERIFICATIONS = 64
+VERIFY_TIMEOUT = 10.0
+
+Ask = Callable[..., Awaitable[Session]]
+
+
+class Router:
+    """Makes hops when they are needed and forgets them when they end."""
+
+    def __init__(
+        self,
+        config: Config,
+        account: Account,
+        remote_connector: RemoteConnector,
+        local_connector: LocalConnector,
+    ) -> None:
+        self.account = account
+        self.on_outbound_failed: Callable[[DomainPair, str], None] = lambda pair, reason: None
+        """Told when a remote hop gave up, so that its local streams can be closed."""
+        self.on_pair_idle: Callable[[DomainPair], None] = lambda pair: None
+        self.origins: set[Origin] = set()
+        self._config = config
+        self._remote_connector = remote_connector
+        self._local_connector = local_connector
+        self._remote: dict[DomainPair, Hop] = {}
+        self._local: dict[DomainPair, Hop] = {}
+        self._verifications = asyncio.Semaphore(MAX_VERIFICATIONS)
+
+    # Hops.
+
+    def to_remote(self, pair: DomainPair) -> Hop:
+        """The hop from our domain to the remote one, connecting if there is none yet."""
+        hop = self._remote.get(pair)
+        if hop is None:
+            hop = self._remote[pair] = Hop(
+                pair,
+                sender=pair.local,
+                target=pair.remote,
+                connect=partial(self._remote_connector.connect, pair.local, pair.remote),
+                limits=self._config.limits,
+                on_failed=partial(self._on_outbound_failed, pair),
+                on_ended=self._on_remote_ended,
+                patient=False,
+            )
+        return hop
+
+    def to_local(self, pair: DomainPair) -> Hop:
+        """The hop from the remote domain to the local server's domain."""
+        hop = self._local.get(pair)
+        if hop is None:
+            hop = self._local[pair] = Hop(
+                pair,
+                sender=pair.remote,
+                target=pair.local,
+                connect=partial(self._local_connector.connect, pair.local, pair.remote),
+                limits=self._config.limits,
+                on_failed=partial(self._on_inbound_failed, pair),
+                on_ended=self._on_local_ended,
+                # The local server's restart is no reason to bounce at once.
+                patient=True,
+            )
+        return hop
+
+    def has_remote(self, pair: DomainPair) -> bool:
+        """A hop to the remote domain exists."""
+        return pair in self._remote
+
+    def new_origin(self, counters: Counters, on_handled: Callable[[int], None]) -> Origin:
+        """The bookkeeping of a new source."""
+        origin = Origin(counters, on_handled)
+        self.origins.add(origin)
+        return origin
+
+    def barrier_answered(self, pair: DomainPair, token: str) -> bool:
+        """The local server answered a ping of ours; false if no hop of this worker sent it."""
+        hop = self._local.get(pair)
+        return hop is not None and hop.barrier_answered(token)
+
+    def hops(self) -> Iterator[tuple[str, Hop]]:
+        """All hops with their direction."""
+        yield from (("outbound", hop) for hop in self._remote.values())
+        yield from (("local", hop) for hop in self._local.values())
+
+    def recount(self) -> None:
+        """Write what is in flight as the queues have it, and forget origins that are done."""
+        for counters in (self.account.outbound, self.account.inbound):
+            ours = resendable = 0
+            for origin in self.origins:
+                if origin.counters is counters:
+                    counts = origin.count()
+                    ours += counts[0]
+                    resendable += counts[1]
+            if (counters[IN_FLIGHT_OURS], counters[IN_FLIGHT_RESENDABLE]) != (ours, resendable):
+                log.error(
+                    "ledger: in flight %d+%d, but the queues hold %d+%d",
+                    counters[IN_FLIGHT_OURS],
+                    counters[IN_FLIGHT_RESENDABLE],
+                    ours,
+                    resendable,
+                )
+            counters[IN_FLIGHT_OURS], counters[IN_FLIGHT_RESENDABLE] = ours, resendable
+        self.origins = {o for o in self.origins if not o.lost or o.in_flight}
+
+    async def drain(self, timeout: float) -> None:
+        """Let every hop deliver what it holds and close in order; cut what is left at the end."""
+        hops = [hop for _, hop in self.hops()]
+        closings = [asyncio.create_task(hop.close()) for hop in hops]
+        if closings:
+            await asyncio.wait(closings, timeout=timeout)
+        for hop in hops:
+            hop.cut()
+        for closing in closings:
+            closing.cancel()
+        await asyncio.gather(*closings, return_exceptions=True)
+
+    def _on_remote_ended(self, hop: Hop) -> None:
+        if self._remote.get(hop.pair) is hop:
+            del self._remote[hop.pair]
+            self.on_pair_idle(hop.pair)
+
+    def _on_local_ended(self, hop: Hop) -> None:
+        if self._local.get(hop.pair) is hop:
+            del self._local[hop.pair]
+
+    # What could not be delivered.
+
+    def _on_outbound_failed(
+        self, pair: DomainPair, failed: list[Failed], condition: StanzaCondition, text: str
+    ) -> None:
+        log.warning("%s → %s: %d stanzas bounced: %s", *pair, len(failed), text)
+        self.bounce(failed, condition, text, lambda: self.to_local(pair))
+        self.on_outbound_failed(pair, text)
+
+    def _on_inbound_failed(
+        self, pair: DomainPair, failed: list[Failed], condition: StanzaCondition, text: str
+    ) -> None:
+        log.warning("%s → %s: %d stanzas bounced: %s", pair.remote, pair.local, len(failed), text)
+        self.bounce(failed, condition, "", lambda: self.to_remote(pair))
+
+    def bounce(
+        self,
+        failed: list[Failed],
+        condition: StanzaCondition,
+        text: str,
+        way_back: Callable[[], Hop],
+    ) -> None:
+        """Return stanzas to their senders (RFC 6120 §8.3); each is settled."""
+        replies = []
+        for each in failed:
+            reply = bounce(each.stanza, condition, text)
+            if reply is None:
+                settle_dropped(each, why_not_bounced(each.stanza) or "other")
+            else:
+                replies.append(reply)
+                settle_bounced(each)
+        if replies:
+            way_back().send(Batch(replies))
+
+    # Dialback keys (XEP-0220 §2.1.2).
+
+    async def verify_with_remote(self, pair: DomainPair, *, id: str, key: str) -> str:
+        """Ask the authoritative server of the remote domain, on a connection of its own."""
+        return await self._verify(self._remote_connector, pair, pair.local, pair.remote, id, key)
+
+    async def verify_with_local(self, pair: DomainPair, *, id: str, key: str) -> str:
+        """Ask the local server whether it made a key for the remote domain."""
+        return await self._verify(self._local_connector, pair, pair.remote, pair.local, id, key)
+
+    async def _verify(
+        self,
+        connector: RemoteConnector | LocalConnector,
+        pair: DomainPair,
+        sender: str,
+        target: str,
+        id: str,
+        key: str,
+    ) -> str:
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def on_event(_session: Session, event: Event) -> None:
+            if isinstance(event, VerifyAnswered) and not answer.done():
+                answer.set_result(event.outcome)
+            elif isinstance(event, StreamClosed) and not answer.done():
+                answer.set_result("error")
+
+        owner: SessionOwner = NoOwner(on_event)
+        async with self._verifications:
+            try:
+                async with asyncio.timeout(VERIFY_TIMEOUT):
+                    session = await connector.connect(
+                        pair.local, pair.remote, owner, verify_only=True
+                    )
+                    session.stream.send_verify(sender=sender, target=target, id=id, key=key)
+                    session.pump()
+                    try:
+                        return await answer
+                    finally:
+                        session.close()
+            except (HopFailed, TimeoutError) as exc:
+                log.warning("cannot verify the key of %s at %s: %s", sender, target, exc)
+                return "error"
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The sessions that this worker opened, for `/api/sessions`."""
+        return [{"direction": direction, **hop.describe()} for direction, hop in self.hops()]

@@ -1,0 +1,292 @@
+"""A session: one stream and the connection below it.
+
+The session moves bytes between the two, runs the stream's timer and hands events to the part that
+owns it (a source or a hop). The two kinds of connection differ only in how bytes are packed.
+"""
+
+import asyncio
+import logging
+import time
+from typing import Any, Protocol
+
+from cryptography import x509
+from OpenSSL import SSL
+from websockets.datastructures import Headers
+
+from workers.gateway.channel import Channel
+from workers.gateway.websocket import WebSocket
+from workers.xmpp.events import Event, StreamClosed, StreamFailed, TlsStarting
+from workers.xmpp.stream import ServerStream, State
+
+log = logging.getLogger(__name__)
+
+# After both sides have closed their streams, how long the connection may take to end.
+CLOSE_TIMEOUT = 5.0
+
+
+class SessionOwner(Protocol):
+    """What a session tells the part it works for. None of these may raise."""
+
+    def on_event(self, session: "Session", event: Event) -> None:
+        """Something happened on the stream; whatever it queues is written afterwards."""
+
+    def on_write_paused(self, session: "Session") -> None: ...
+
+    def on_write_resumed(self, session: "Session") -> None: ...
+
+    def on_pong(self, session: "Session", payload: bytes) -> None: ...
+
+    def on_closed(self, session: "Session", reason: str) -> None:
+        """Exactly once: nothing more will come or go."""
+
+
+class Session:
+    """One stream on one connection; `TcpSession` and `WebSocketSession` are the two kinds."""
+
+    def __init__(self, stream: ServerStream, owner: SessionOwner) -> None:
+        self.stream = stream
+        self.owner = owner
+        self.opened_at = time.time()
+        self.channel: Channel
+        self.tls_context: SSL.Context | None = None
+        """Set before the stream may ask for STARTTLS."""
+        self.reason = ""
+        self.ended = False
+        self._loop = asyncio.get_running_loop()
+        self.closed_future: asyncio.Future[None] = self._loop.create_future()
+        self._timer: asyncio.TimerHandle | None = None
+        self._ack_scheduled = False
+        self._close_timer: asyncio.TimerHandle | None = None
+
+    # What owners call.
+
+    def write(self) -> None:
+        """Send what the stream has queued; the channel joins all writes of one loop turn."""
+        data = self.stream.data_to_send()
+        if data:
+            self._send(data)
+
+    def pump(self) -> None:
+        """Hand out events until none is left, write, and end the connection with the stream."""
+        stream = self.stream
+        while events := stream.events_received():
+            for event in events:
+                self._dispatch(event)
+        self.write()
+        if stream.state is State.CLOSED:
+            self._end()
+
+    def mark_handled(self, count: int) -> None:
+        """Count stanzas as handled and tell the peer once per loop turn (XEP-0198)."""
+        self.stream.mark_handled(count)
+        if not self._ack_scheduled and self.stream.received.enabled:
+            self._ack_scheduled = True
+            self._loop.call_soon(self._send_ack)
+
+    def close(self, see_other_uri: str | None = None) -> None:
+        """Close the stream in order; the connection follows when the peer has closed too."""
+        self.stream.close(see_other_uri)
+        self.pump()
+        if not self.ended and self._close_timer is None:
+            self._close_timer = self._loop.call_later(CLOSE_TIMEOUT, self._on_close_timeout)
+
+    def start_timer(self) -> None:
+        """Watch over the negotiation."""
+        if (at := self.stream.timer_at()) is not None and not self.ended:
+            self._timer = self._loop.call_at(at, self._on_timer)
+
+    def peer_chain(self) -> list[x509.Certificate]:
+        """The peer's certificates, unverified, leaf first."""
+        return self.channel.peer_chain()
+
+    def abort(self, reason: str) -> None:
+        """Cut the connection at once."""
+        self.reason = self.reason or reason
+        self.channel.abort(reason)
+
+    def describe(self) -> dict[str, Any]:
+        """What `/api/sessions` shows of every session."""
+        peer = self.channel.peername
+        return {
+            "peer": f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "",
+            "tls": self.channel.tls_summary(),
+            "since": self.opened_at,
+            "state": self.stream.state.name.lower(),
+        }
+
+    # Inside.
+
+    def _receive(self, data: bytes | list[bytes]) -> None:
+        self.stream.receive(data)
+        self.pump()
+
+    def _send(self, data: list[bytes]) -> None:
+        raise NotImplementedError
+
+    def _end(self) -> None:
+        raise NotImplementedError
+
+    def _dispatch(self, event: Event) -> None:
+        kind = type(event)
+        if kind is TlsStarting:
+            self._start_tls()
+            return
+        if kind is StreamFailed:
+            self._note_failure(event)  # type: ignore[arg-type]
+        elif kind is StreamClosed and not self.reason:
+            self.reason = "closed" if event.clean else "connection lost"  # type: ignore[union-attr]
+        self.owner.on_event(self, event)
+
+    def _note_failure(self, event: StreamFailed) -> None:
+        who = "the peer" if event.by_peer else "we"
+        text = f" ({event.text[:256]})" if event.text else ""
+        self.reason = f"{who} ended the stream: {event.condition.value}{text}"
+
+    def _start_tls(self) -> None:
+        raise NotImplementedError
+
+    def _send_ack(self) -> None:
+        self._ack_scheduled = False
+        self.stream.send_ack()
+        self.write()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.stream.handle_timer(self._loop.time())
+        self.pump()
+        self.start_timer()
+
+    def _on_close_timeout(self) -> None:
+        self.stream.receive_eof()
+        self.pump()
+
+    def _lost(self, reason: str) -> None:
+        """The connection is gone, in order or not."""
+        if self.ended:
+            return
+        self.stream.receive_eof()
+        for event in self.stream.events_received():
+            self._dispatch(event)
+        self.ended = True
+        for timer in (self._timer, self._close_timer):
+            if timer is not None:
+                timer.cancel()
+        if self.reason in ("", "connection lost"):
+            self.reason = reason
+        self.closed_future.set_result(None)
+        self.owner.on_closed(self, self.reason)
+
+
+class TcpSession(Session):
+    """A session on TCP: towards the local server, STARTTLS inside (RFC 6120 §5)."""
+
+    def __init__(
+        self, stream: ServerStream, owner: SessionOwner, *, is_server: bool, server_name: str = ""
+    ) -> None:
+        super().__init__(stream, owner)
+        self._is_server = is_server
+        self._server_name = server_name
+
+    def _send(self, data: list[bytes]) -> None:
+        self.channel.write(data[0] if len(data) == 1 else b"".join(data))
+
+    def _end(self) -> None:
+        self.channel.close()
+
+    def _start_tls(self) -> None:
+        assert self.tls_context is not None, "no TLS context for STARTTLS"
+        self.write()
+        self.channel.start_tls(
+            self.tls_context, server=self._is_server, server_name=self._server_name or None
+        )
+
+    # What the channel calls.
+
+    def connected(self) -> None: ...
+
+    def tls_established(self) -> None:
+        self.stream.tls_established(self._loop.time())
+        self.pump()
+
+    def data_received(self, data: bytes) -> None:
+        self._receive(data)
+
+    def eof_received(self) -> None:
+        self.stream.receive_eof()
+        self.pump()
+        self.channel.close()
+
+    def write_paused(self) -> None:
+        self.owner.on_write_paused(self)
+
+    def write_resumed(self) -> None:
+        self.owner.on_write_resumed(self)
+
+    def closed(self, reason: str | None) -> None:
+        self._lost(reason or "connection closed")
+
+
+class WebSocketSession(Session):
+    """A session on a WebSocket (XEP-0468), kept alive by pings (RFC 7395 §3.8)."""
+
+    def __init__(
+        self, stream: ServerStream, owner: SessionOwner, *, ping_interval: float = 25.0
+    ) -> None:
+        super().__init__(stream, owner)
+        self.websocket: WebSocket
+        self._ping_interval = ping_interval
+        self._ping_timer: asyncio.TimerHandle | None = None
+        self._unanswered = 0
+
+    def attach(self, websocket: WebSocket) -> None:
+        self.websocket = websocket
+        self.channel = websocket.channel
+
+    def ping(self, payload: bytes) -> None:
+        """A Ping behind everything written so far; `on_pong` follows."""
+        self.websocket.ping(payload)
+
+    def _send(self, data: list[bytes]) -> None:
+        self.websocket.send_messages(data)
+
+    def _end(self) -> None:
+        # RFC 7395 §3.6: the stream is closed first, then the WebSocket.
+        self.websocket.close()
+
+    def _start_tls(self) -> None:
+        raise AssertionError("a WebSocket never starts TLS inside (RFC 7395 §3.9)")
+
+    def _keep_alive(self) -> None:
+        # xmpp-proxy stops reading after a surprise and keeps the socket: only silence tells.
+        if self._unanswered >= 2:
+            self.abort(f"no answer to pings for {2 * self._ping_interval:g} s")
+            return
+        self._unanswered += 1
+        self.websocket.ping(b"k")
+        self._ping_timer = self._loop.call_later(self._ping_interval, self._keep_alive)
+
+    # What the WebSocket calls.
+
+    def websocket_opened(self, headers: Headers) -> None:
+        self._ping_timer = self._loop.call_later(self._ping_interval, self._keep_alive)
+
+    def messages_received(self, messages: list[bytes]) -> None:
+        self._unanswered = 0
+        self._receive(messages)
+
+    def pong_received(self, payload: bytes) -> None:
+        self._unanswered = 0
+        if payload != b"k":
+            self.owner.on_pong(self, payload)
+
+    def write_paused(self) -> None:
+        self.owner.on_write_paused(self)
+
+    def write_resumed(self) -> None:
+        self.owner.on_write_resumed(self)
+
+    def websocket_closed(self, code: int, reason: str) -> None:
+        if self._ping_timer is not None:
+            self._ping_timer.cancel()
+        text = f": {reason[:256]}" if reason else ""
+        self._lost(f"WebSocket closed with {code}{text}")

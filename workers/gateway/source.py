@@ -1,0 +1,102 @@
+"""What both kinds of incoming stream have in common: an origin, a pace, and an end in order."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from workers.gateway.flow import Counters, Origin
+from workers.gateway.hop import Hop
+from workers.gateway.router import Router
+from workers.gateway.session import Session
+from workers.xmpp.events import Event
+
+log = logging.getLogger(__name__)
+
+# How long a closing source waits for the next hop to take what was read, in seconds.
+SETTLE_TIMEOUT = 5.0
+
+
+class Source:
+    """A stream that brings stanzas; `LocalSource` and `RemoteSource` are the two kinds."""
+
+    def __init__(self, router: Router, counters: Counters) -> None:
+        self.router = router
+        self.origin: Origin = router.new_origin(counters, self._on_handled)
+        self._session: Session
+        self._see_other_uri: str | None = None
+        self._closing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def base_session(self) -> Session:
+        return self._session
+
+    def pause(self) -> None:
+        """The next hop is full: let TCP hold the peer back."""
+        self._session.channel.pause_reading()
+
+    def resume(self) -> None:
+        self._session.channel.resume_reading()
+
+    def close(self, see_other_uri: str | None = None) -> None:
+        """End the stream in order, once everything read is acknowledged to the peer.
+
+        A peer with XEP-0198 sends again what it has no acknowledgement for after our closing tag.
+        """
+        if self._closing:
+            return
+        self._closing = True
+        self._see_other_uri = see_other_uri
+        if self.origin.in_flight:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(SETTLE_TIMEOUT, self._close_session)
+        else:
+            self._close_session()
+
+    def _on_handled(self, count: int) -> None:
+        self._session.mark_handled(count)
+        if self._closing and not self.origin.in_flight:
+            # Not from inside the hop that is just settling.
+            asyncio.get_running_loop().call_soon(self._close_session)
+
+    def _close_session(self) -> None:
+        self._session.close(self._see_other_uri)
+
+    def _use(self, known: Hop | None, hop: Hop) -> Hop:
+        """Count ourselves as a user of the hop, and of the known one no longer."""
+        if hop is not known:
+            if known is not None:
+                known.users -= 1
+            hop.users += 1
+        return hop
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_ended)
+
+    def _on_task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            log.error("a stream failed inside", exc_info=exc)
+            self._session.abort("internal error")
+
+    # What the session calls.
+
+    def on_event(self, session: Session, event: Event) -> None:
+        raise NotImplementedError
+
+    def on_write_paused(self, session: Session) -> None: ...
+
+    def on_write_resumed(self, session: Session) -> None: ...
+
+    def on_pong(self, session: Session, payload: bytes) -> None: ...
+
+    def on_closed(self, session: Session, reason: str) -> None:
+        self.origin.lose()
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()

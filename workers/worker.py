@@ -1,0 +1,279 @@
+"""One worker process: wires the parts of the data plane together and runs until told to stop."""
+
+import argparse
+import asyncio
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+import uvloop
+
+from coordinator import accounts
+from coordinator.address import parse_address
+from coordinator.client import ControlPlane, ControlPlaneUnavailable
+from coordinator.config import Config
+from coordinator.configfile import load
+from coordinator.configvalue import ConfigError
+from coordinator.pins import PinsUnreadable
+from workers.gateway.certificates import CertificateProblem
+from workers.gateway.discovery import Discovery
+from workers.gateway.hostmeta import InvalidHostMeta
+from workers.gateway.identity import TrustProblem
+from workers.gateway.local_connector import LocalConnector
+from workers.gateway.local_listener import LocalListener
+from workers.gateway.local_trust import LocalTrust
+from workers.gateway.public_listener import PublicListener
+from workers.gateway.publication import Publication
+from workers.gateway.remote_connector import RemoteConnector
+from workers.gateway.resolver import Resolver
+from workers.gateway.router import Router
+from workers.gateway.siblings import Siblings
+from workers.gateway.source import Source
+from workers.gateway.steering import Steering
+from workers.gateway.tls import LeafContexts, OwnCertificates
+from workers.gateway.trust import TrustBundles
+
+log = logging.getLogger("workers.worker")
+
+CANNOT_BOOT = 78
+"""Exit code of a worker that cannot start: the coordinator stops with its message (EX_CONFIG)."""
+REPORT_INTERVAL = 1.0
+
+_CANNOT_BOOT = (
+    CertificateProblem,
+    ConfigError,
+    ControlPlaneUnavailable,
+    InvalidHostMeta,
+    OSError,
+    PinsUnreadable,
+    TrustProblem,
+)
+
+
+class Worker:
+    """The parts of one worker process."""
+
+    def __init__(self, config: Config, worker_id: str, sockets: dict[str, list[int]]) -> None:
+        self._config = config
+        self._id = worker_id
+        self._sockets = sockets
+        self._stopping = asyncio.Event()
+        self._draining = asyncio.Event()
+        self.control = ControlPlane(config, worker_id)
+        self.control.on_command = self._on_command
+
+    async def run(self) -> int:
+        """Start, serve, drain; returns the exit code."""
+        await self._start()
+        self._watch_signals()
+        reporting = asyncio.create_task(self._report())
+        log.info("worker %s serves %s", self._id, ", ".join(self._config.gateway.domains))
+        waits = [asyncio.create_task(e.wait()) for e in (self._draining, self._stopping)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if not self._stopping.is_set():
+            drain = asyncio.create_task(self._drain())
+            await asyncio.wait([drain, waits[1]], return_when=asyncio.FIRST_COMPLETED)
+            drain.cancel()
+        reporting.cancel()
+        for wait in waits:
+            wait.cancel()
+        await self._close()
+        return 0
+
+    # Start.
+
+    async def _start(self) -> None:
+        config, control = self._config, self.control
+        certificates = OwnCertificates(config)
+        for problem in certificates.problems:
+            log.warning("%s", problem)
+        bundles = TrustBundles()
+        bundles.get(config.certificates.trust)
+        trust = LocalTrust(config, bundles)
+        path = accounts.account_path(config.gateway.state_dir, self._id)
+        self.account = accounts.Account.create(path)
+        await control.start()
+        self.resolver = Resolver(config.local.upstream_dns)
+        self.discovery = Discovery(
+            config, self.resolver, control.load_discovery, control.save_discovery
+        )
+        contexts = LeafContexts()
+        secret = control.dialback_secret
+        self.router = Router(
+            config,
+            self.account,
+            RemoteConnector(config, self.discovery, certificates, bundles, secret),
+            LocalConnector(config, control, contexts, trust),
+        )
+        self.siblings = Siblings(config.gateway.state_dir, self._id)
+        self.publication = Publication(config, self.resolver)
+        self.public = PublicListener(
+            config,
+            self.router,
+            self.discovery,
+            certificates,
+            bundles,
+            self.publication,
+            secret,
+        )
+        self.local = LocalListener(
+            config,
+            self.router,
+            self.discovery,
+            self.resolver,
+            control,
+            self.siblings,
+            contexts,
+            trust,
+        )
+        self.steering = Steering(config, self.discovery.is_native)
+        await self._listen()
+
+    async def _listen(self) -> None:
+        config = self._config
+        await self.siblings.start()
+        await self.publication.refresh()
+        self._fresh = asyncio.create_task(self.publication.keep_fresh())
+        if config.local.dns:
+            udp, tcp = self._inherited("dns-udp"), self._inherited("dns-tcp")
+            await self.steering.start(udp[0] if udp else None, tcp[0] if tcp else None)
+        local = self._inherited("local") or [_bind(config.local.listen)]
+        self.local.start(local)
+        public = self._inherited("websocket") or [_bind(a) for a in config.websocket.listen]
+        await self.public.start(public)
+
+    def _inherited(self, name: str) -> list[socket.socket]:
+        return [socket.socket(fileno=number) for number in self._sockets.get(name, [])]
+
+    # Life.
+
+    def _watch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._on_term)
+        loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C: the coordinator decides
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._on_command("reload"))
+
+    def _on_term(self) -> None:
+        self._on_command("stop" if self._draining.is_set() else "drain")
+
+    def _on_command(self, verb: str) -> None:
+        if verb == "drain":
+            self._draining.set()
+        elif verb == "stop":
+            self._stopping.set()
+        else:
+            log.info("nothing to %s yet: restart the gateway for changes to take effect", verb)
+
+    async def _report(self) -> None:
+        while True:
+            self.router.recount()
+            self.control.report(self.snapshot())
+            await asyncio.sleep(REPORT_INTERVAL)
+
+    def snapshot(self) -> dict[str, Any]:
+        """What the coordinator shows of this worker."""
+        sessions = self.public.describe() + self.router.describe() + self.local.describe()
+        return {
+            "state": "draining" if self._draining.is_set() else "running",
+            "sessions": sessions,
+            "routes": self.local.routes,
+            "rss_bytes": _rss_bytes(),
+            "cpu_seconds": round(time.process_time(), 3),
+            "degraded": sorted(self.control.degraded),
+            "errors": list(self.public.errors),
+            "ledger": self.account.snapshot(),
+        }
+
+    # End.
+
+    async def _drain(self) -> None:
+        """Stop accepting, let streams end in order, deliver what is held."""
+        log.info("worker %s drains", self._id)
+        self.control.draining = True
+        self.local.stop()
+        self.public.stop()
+        deadline = asyncio.get_running_loop().time() + self._config.gateway.drain_timeout
+        sources: list[Source] = [*self.local.sources, *self.public.sources]
+        for source in sources:
+            source.close()
+        if sources:
+            ends = [source.base_session.closed_future for source in sources]
+            await asyncio.wait(ends, timeout=max(_left(deadline) - 1.0, 0.5))
+        await self.router.drain(max(_left(deadline), 0.5))
+
+    async def _close(self) -> None:
+        self.local.stop()
+        self.public.stop()
+        self._fresh.cancel()
+        await self.router.drain(0)
+        await self.local.close()
+        await self.steering.close()
+        await self.siblings.close()
+        await self.discovery.close()
+        self.router.recount()
+        self.control.report(self.snapshot())
+        await self.control.close()
+
+
+def _left(deadline: float) -> float:
+    return deadline - asyncio.get_running_loop().time()
+
+
+def _bind(text: str) -> socket.socket:
+    """Bind an address that other workers may bind, too."""
+    address = parse_address(text)
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.bind(tuple(address))
+    sock.listen(1024)
+    return sock
+
+
+def _rss_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def _parse_sockets(text: str) -> dict[str, list[int]]:
+    """`websocket=5,6;local=7` → {"websocket": [5, 6], "local": [7]}"""
+    return {
+        name: [int(number) for number in numbers.split(",")]
+        for name, _, numbers in (part.partition("=") for part in text.split(";") if part)
+    }
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="fedgate worker", description=__doc__)
+    parser.add_argument("--config", help="path of fedgate.toml")
+    parser.add_argument("--id", help="worker id; default: made from gateway.name")
+    parser.add_argument("--sockets", default="", help="inherited listening sockets")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one worker in the foreground."""
+    arguments = _arguments(argv)
+    try:
+        config = load(arguments.config)
+        logging.basicConfig(
+            level=config.gateway.log_level.upper(),
+            format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        )
+        name = config.gateway.name or socket.gethostname()
+        worker_id = arguments.id or f"{name}/p{os.getpid()}.{time.time_ns() // 1000:x}"
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(Worker(config, worker_id, _parse_sockets(arguments.sockets)).run())
+    except _CANNOT_BOOT as exc:
+        print(f"fedgate: worker cannot start: {exc}", file=sys.stderr)
+        return CANNOT_BOOT
+
+
+if __name__ == "__main__":
+    sys.exit(main())
