@@ -133,7 +133,8 @@ async def test_a_closed_port_is_told(scene):
     assert scene.steps()[-1] == "tcp"
 
 
-async def test_a_silent_steering_server_is_told(scene):
+async def test_a_silent_steering_server_is_told(scene, monkeypatch):
+    monkeypatch.setattr("workers.check._STEERING_SECONDS", 0.05)
     assert not await scene.check(dns="127.0.0.1:1")
     assert scene.steps() == ["dns", "steering"]
 

@@ -4,9 +4,10 @@ import asyncio
 import socket
 from pathlib import Path
 
-from coordinator.config import Certificates, Config, Gateway, Limits, Pair
+from coordinator.config import Limits
+from workers.gateway.certificates import load_pair
 from workers.gateway.session import WebSocketSession
-from workers.gateway.tls import OwnCertificates
+from workers.gateway.tls import server_context
 from workers.gateway.websocket_handshake import Endpoint, serve
 from workers.xmpp.events import DialbackKeyReceived, StreamOpened
 from workers.xmpp.framing import WebSocketFraming
@@ -24,14 +25,10 @@ class RemoteEndpoint:
         self.outcome = outcome
         self.keys = []
         self.chains = []
-        config = Config(
-            gateway=Gateway(domains=(domain,)),
-            certificates=Certificates(pairs=(Pair(certificate=str(pair[0]), key=str(pair[1])),)),
-        )
         self._endpoint = Endpoint(
             path="/xmpp-s2s",
             new_owner=self._new_session,
-            context=OwnCertificates(config).context_for(domain),
+            context=server_context(load_pair(*pair)),
         )
 
     async def start(self):
