@@ -140,7 +140,8 @@ class Discovery:
         A literal address that the operator wrote into `[remote]` needs no further permission.
         Raises `NoUsableAddress`.
         """
-        if found.source == "config" and _is_literal(target.host):
+        # Only the very target: the peer may have led us elsewhere since (see-other-uri).
+        if found.source == "config" and target in found.targets and _is_literal(target.host):
             return [target.host]
         permitted = self._policy.permitted(target.ips)
         if permitted:
@@ -266,7 +267,14 @@ class Discovery:
             return await self._keep(domain, self._absence(exc.reason))
         except Unavailable as exc:
             if known is None or not known.targets or now > known.fetched_at + STALE_KEEP:
-                return await self._keep(domain, self._absence(exc.reason))
+                absence = self._absence(exc.reason)
+                if not exc.is_ours:
+                    return await self._keep(domain, absence)
+                # Our own network or DNS is the cause: tell no other worker, and ask again soon.
+                soon = min(absence.expires_at, absence.fetched_at + STALE_RETRY)
+                absence = replace(absence, expires_at=soon)
+                self._remember(domain, absence)
+                return absence
             log.warning("%s: using expired host-meta: %s", domain, exc.reason)
             stale = replace(known, source="stale", reason=exc.reason, expires_at=now + STALE_RETRY)
             self._remember(domain, stale)

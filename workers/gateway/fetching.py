@@ -5,6 +5,7 @@ policy when resolved and when the socket is made, certificates are verified, eve
 """
 
 import asyncio
+import errno
 import socket
 import ssl
 from collections.abc import Callable
@@ -47,11 +48,22 @@ class Absent(FetchFailed):
 
 
 class Unavailable(FetchFailed):
-    """The domain could not be asked, or its answer makes no sense."""
+    """The domain could not be asked, or its answer makes no sense.
+
+    `is_ours`: the cause seems to be on our side (DNS does not answer, the network is unreachable).
+    """
+
+    def __init__(self, reason: str, *, is_ours: bool = False) -> None:
+        super().__init__(reason)
+        self.is_ours = is_ours
 
 
 class _NotPermitted(OSError):
     """What aiohttp sees of an address that was refused or not found."""
+
+
+class _NoDns(_NotPermitted):
+    """What aiohttp sees when our DNS servers give no answer."""
 
 
 class Fetcher:
@@ -139,7 +151,7 @@ class Fetcher:
                     raise Unavailable(f"{url} is compressed, though we asked for it as it is")
                 return await _read(response, url)
         except aiohttp.ClientError as exc:
-            raise Unavailable(_reason(url, exc)) from exc
+            raise Unavailable(_reason(url, exc), is_ours=_is_ours(exc)) from exc
         except (ValueError, OSError) as exc:
             raise Unavailable(f"cannot fetch {url}: {exc}") from exc
 
@@ -224,7 +236,7 @@ class _CheckedResolver(AbstractResolver):
         try:
             addresses = await self._resolver.addresses(host)
         except ResolveFailed as exc:
-            raise _NotPermitted(exc.reason) from exc
+            raise (_NoDns if exc.temporary else _NotPermitted)(exc.reason) from exc
         permitted = self._policy.permitted(addresses)
         if not permitted:
             try:
@@ -254,6 +266,13 @@ async def _read(response: aiohttp.ClientResponse, url: URL) -> bytes:
         if len(body) > MAX_DOCUMENT:
             raise Unavailable(f"{url} is larger than {MAX_DOCUMENT} bytes")
     return bytes(body)
+
+
+def _is_ours(error: aiohttp.ClientError) -> bool:
+    if not isinstance(error, aiohttp.ClientConnectorError):
+        return False
+    cause = error.os_error
+    return isinstance(cause, _NoDns) or cause.errno == errno.ENETUNREACH
 
 
 def _reason(url: URL, error: aiohttp.ClientError) -> str:

@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _MIN_RSA_BITS = 2048
+# Every pair of certificates may cost a signature check, and peers choose how many they send.
+_MAX_EXPLAINED = 9
 _T = TypeVar("_T", bound=x509.ExtensionType)
 
 
@@ -24,6 +26,7 @@ def explain(
     error: Exception,
 ) -> str:
     """Why `chain` (leaf first) does not verify at the time `at`; `error` is the verifier's word."""
+    chain = chain[:_MAX_EXPLAINED]
     try:
         return (
             _leaf_problem(chain[0], at)

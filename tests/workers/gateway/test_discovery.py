@@ -14,7 +14,7 @@ from tests.workers.gateway.stub_dns import StubDns
 from tests.workers.gateway.x509_matrix import Authority, dns
 from workers.gateway.discovery import STALE_KEEP, STALE_RETRY, Discovery, NoUsableAddress
 from workers.gateway.fetching import Fetcher
-from workers.gateway.hostmeta import S2S_WEBSOCKET
+from workers.gateway.hostmeta import S2S_WEBSOCKET, parse_url
 from workers.gateway.resolver import Resolver
 
 ADDRESS = "127.0.78.1"
@@ -280,6 +280,25 @@ async def test_targets_without_a_permitted_address_are_refused_with_the_reason(s
     found = await discovery.find("b.example")
     with pytest.raises(NoUsableAddress, match="private"):
         await discovery.addresses(found, found.targets[0])
+
+
+async def test_a_configured_peer_cannot_lead_us_to_private_addresses(scene):
+    discovery = scene.discovery({"c.example": Remote(url="wss://10.0.0.5/")})
+    found = await discovery.find("c.example")
+    with pytest.raises(NoUsableAddress, match="loopback"):
+        await discovery.addresses(found, parse_url("wss://127.0.0.1:5269/"))
+
+
+async def test_a_failure_of_our_own_dns_is_not_told_to_others_and_soon_forgotten(scene):
+    scene.dns.records["a.example", "A"] = "SERVFAIL"
+    discovery = scene.discovery()
+    found = await discovery.find("a.example")
+    assert found.native
+    assert "DNS failed for a.example" in found.reason
+    assert not scene.shared
+    scene.dns.records["a.example", "A"] = [ADDRESS]
+    scene.now += STALE_RETRY
+    assert (await discovery.find("a.example")).targets
 
 
 async def test_hostnames_of_configured_urls_obey_the_policy(scene):

@@ -2,6 +2,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 
 from coordinator.config import Config, Discovery, Gateway, WebSocket
 from workers.gateway.hostmeta import (
@@ -240,3 +242,40 @@ def test_a_public_url_that_is_none_is_an_error():
     config = Config(gateway=CONFIG.gateway, websocket=WebSocket(public_url="https://a.example/"))
     with pytest.raises(InvalidHostMeta, match="not wss"):
         build_json(config)
+
+
+_JSON = some.recursive(
+    some.none()
+    | some.booleans()
+    | some.integers()
+    | some.floats(allow_nan=False, allow_infinity=False)
+    | some.text(),
+    lambda inner: some.lists(inner, max_size=3) | some.dictionaries(some.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(some.binary() | some.text().map(str.encode))
+def test_any_bytes_are_a_document_or_refused(data):
+    for parse in (parse_json, parse_xrd):
+        try:
+            parse(data)
+        except InvalidHostMeta as exc:
+            assert str(exc)
+
+
+@given(some.sampled_from(sorted(FULL_LINK)), _JSON)
+def test_any_value_of_a_field_is_read_or_left_out(name, value):
+    parsed = parse_json(document(link(**{name: value}), FULL_LINK))
+    assert FULL_TARGET in parsed.targets
+
+
+@given(some.text())
+def test_any_url_is_taken_apart_or_refused(text):
+    for url in (text, f"wss://{text}", f"wss://a.example{text}"):
+        try:
+            target = parse_url(url)
+        except InvalidHostMeta as exc:
+            assert str(exc).isprintable()
+        else:
+            assert target.url.isprintable()

@@ -3,10 +3,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.verification import Store
+from hypothesis import given
+from hypothesis import strategies as some
 
 from coordinator.config import Certificates, Config, Remote
+from coordinator.domains import normalise_domain
 from tests.workers.gateway.x509_matrix import (
     CLIENT,
     NOW,
@@ -23,6 +27,7 @@ from workers.gateway.identity import (
     TrustProblem,
     TrustSources,
     VerifiedNames,
+    _names,
     load_trust,
     spki_sha256,
     verify_chain,
@@ -232,3 +237,14 @@ def test_each_remote_domain_has_its_own_trust(tmp_path: Path, authority):
     assert sources.for_domain("third.example") is ours
     sources.reload()
     assert sources.for_domain("third.example") is not ours
+
+
+@given(some.binary(max_size=300))
+def test_any_bytes_in_an_other_name_prove_nothing_but_a_domain(data):
+    kinds = (srv("x").type_id, xmpp_addr("x").type_id)
+    read = _names([x509.OtherName(kind, data) for kind in kinds], _LEAF)
+    for name in read.srv | read.xmpp:
+        assert normalise_domain(name) == name
+
+
+_LEAF = self_signed("a.example").chain[0]
