@@ -1,7 +1,10 @@
 """A fedgate gateway on the stage: its fedgate.toml, its processes, its admin API."""
 
 import asyncio
+import contextlib
 import json
+import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -126,9 +129,14 @@ class Gateway:
             raise StageError(f"fedgate {' '.join(arguments)} hangs:\n{text}") from None
         return process.returncode or 0, out.decode(), error.decode()
 
-    async def attach_block(self, server: str) -> str:
-        """What `fedgate attach prosody|ejabberd` prints."""
-        return await self.run("attach", server)
+    async def attach_files(self, server: str) -> dict[str, str]:
+        """What `fedgate attach prosody|ejabberd` prints, by file of the local server.
+
+        The server must be running: its key is read and pinned on the way.
+        """
+        answer = json.loads(await self.run("attach", server, "--json"))
+        files: dict[str, str] = answer["files"]
+        return files
 
     async def start(self, within: float = 30) -> None:
         """`fedgate up`; returns when /readyz answers 200 and every worker runs."""
@@ -159,12 +167,42 @@ class Gateway:
             ) from None
 
     async def stop(self) -> None:
-        """TERM: drain and stop."""
+        """TERM: drain and stop. Whatever a killed coordinator left behind is killed."""
         await self.process.stop(within=20)
+        for pid in self.leftover_pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     async def kill(self) -> None:
-        """KILL the coordinator alone; its workers go on."""
+        """KILL the coordinator alone; its workers and its Redis go on."""
         await self.process.kill()
+
+    def leftover_pids(self) -> list[int]:
+        """Processes, other than the one we started, that were given a path of this gateway."""
+        own = self.process.pid if self.process.is_running else 0
+        return [
+            int(entry.name)
+            for entry in Path("/proc").iterdir()
+            if entry.name.isdigit() and int(entry.name) != own and self._is_ours(entry)
+        ]
+
+    def redis_pid(self) -> int:
+        """The process id of the embedded redis-server. Raises `StageError` when there is none."""
+        for pid in self.leftover_pids():
+            if b"redis-server" in _command(Path(f"/proc/{pid}")):
+                return pid
+        raise StageError(f"{self.name} runs no redis-server of its own")
+
+    def _is_ours(self, entry: Path) -> bool:
+        try:
+            folder = (entry / "cwd").resolve()
+        except OSError:
+            return False
+        command = _command(entry)
+        if b"redis-server" in command:
+            # It overwrites its arguments, but works in the state directory.
+            return folder.is_relative_to(self.directory) or _names(command, self.directory)
+        return b"workers.worker" in command and _names(command, self.directory)
 
     async def restart(self) -> None:
         await self.stop()
@@ -194,16 +232,6 @@ class Gateway:
     async def worker_pids(self) -> list[int]:
         return [int(worker["pid"]) for worker in await self.api("workers")]
 
-    def redis_pid(self) -> int:
-        """The process id of the embedded redis-server, by its working directory.
-
-        Raises `StageError` when there is none.
-        """
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and _is_redis_of(entry, self.state_dir):
-                return int(entry.name)
-        raise StageError(f"{self.name} runs no redis-server of its own")
-
     async def wait_settled(self, within: float = 15) -> dict[str, dict[str, Any]]:
         """Wait until nothing is in flight in either direction, and return that ledger."""
         ledger: dict[str, dict[str, Any]] = {}
@@ -231,15 +259,15 @@ class Gateway:
             return response.status
 
 
-def _is_redis_of(entry: Path, state_dir: Path) -> bool:
+def _names(command: bytes, directory: Path) -> bool:
+    return str(directory).encode() + b"/" in command
+
+
+def _command(entry: Path) -> bytes:
     try:
-        command = (entry / "cmdline").read_bytes()
-        folder = (entry / "cwd").resolve()
+        return (entry / "cmdline").read_bytes()
     except OSError:
-        return False
-    return b"redis-server" in command and (
-        folder.is_relative_to(state_dir) or str(state_dir).encode() in command
-    )
+        return b""
 
 
 def to_toml(tables: Options) -> str:

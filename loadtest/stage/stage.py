@@ -95,18 +95,20 @@ class Stage:
     async def attach_capulet(self) -> None:
         """`fedgate attach prosody`, its lines into Prosody's file, restart, `fedgate up`."""
         gateway = self.capulet_gateway
-        block = prosody_lines(await gateway.attach_block("prosody"))
+        files = await gateway.attach_files("prosody")
         await gateway.start()
         self._publish(gateway)
-        await self.capulet.attach(block)
+        await self.capulet.attach(files["/etc/prosody/prosody.cfg.lua"])
 
     async def attach_montague(self) -> None:
         """`fedgate attach ejabberd`, its lines into ejabberd.yml and inetrc, `fedgate up`."""
         gateway = self.montague_gateway
-        text = await gateway.attach_block("ejabberd")
+        files = await gateway.attach_files("ejabberd")
         await gateway.start()
         self._publish(gateway)
-        await self.montague.attach(*split_ejabberd_lines(text))
+        await self.montague.attach(
+            files["/etc/ejabberd/ejabberd.yml"], files["/etc/ejabberd/inetrc"]
+        )
 
     async def login(self, jid: str) -> User:
         """Log a user in at its server; it is logged out with the stage."""
@@ -189,16 +191,3 @@ class Stage:
             log=self.logs / f"{name}-gateway.log",
             workers=self._workers,
         )
-
-
-def prosody_lines(text: str) -> str:
-    """The block in `fedgate attach prosody`'s output, without the warnings around it."""
-    start, end = text.index("---- fedgate"), text.rindex("---- fedgate")
-    return text[start : text.index("\n", end)]
-
-
-def split_ejabberd_lines(text: str) -> tuple[str, str]:
-    """Part `fedgate attach ejabberd`'s output into lines for ejabberd.yml and the inetrc file."""
-    options = [line for line in text.splitlines() if line.startswith("s2s_")]
-    terms = [line for line in text.splitlines() if line.startswith("{")]
-    return "\n".join(options), "\n".join(terms) + "\n"

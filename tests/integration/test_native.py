@@ -10,6 +10,7 @@ import pytest_asyncio
 from loadtest.stage.stage import ESCALUS, MANTUA, Stage
 from loadtest.stage.users import User
 from loadtest.stage.website import Website, host_meta
+from tests.integration.conversation import talk, talk_again
 
 
 @pytest.fixture(params=["prosody", "ejabberd"])
@@ -18,18 +19,10 @@ def local(request: pytest.FixtureRequest, juliet: User, romeo: User) -> User:
     return juliet if request.param == "prosody" else romeo
 
 
-async def talk(one: User, other: User, word: str, within: float = 20) -> None:
-    """Both say the word and both hear it."""
-    one.send(other.jid, f"{word} there")
-    await other.message(f"{word} there", within)
-    other.send(one.jid, f"{word} back")
-    await one.message(f"{word} back", within)
-
-
 async def test_the_ordinary_server_is_reached_both_ways(
     stage: Stage, local: User, friar: User
 ) -> None:
-    await talk(local, friar, "native")
+    await talk(local, friar)
     for gateway in stage.gateways:
         assert not await gateway.sessions(ESCALUS)
 
@@ -54,7 +47,7 @@ async def test_an_advertised_but_broken_websocket_falls_back_to_native(
 ) -> None:
     broken_website.requests.clear()
     page = await stage.login(f"page@{MANTUA}/road")
-    await talk(local, page, "despite a broken endpoint", within=30)
+    await talk(local, page, within=30)
     assert "/nothing-here" in broken_website.requests
     await page.logout()
 
@@ -67,7 +60,7 @@ async def test_it_is_reached_while_the_coordinators_are_down(
             await gateway.kill()
         await stage.escalus.restart()
         await friar.connect()
-        await talk(local, friar, "without a coordinator", within=30)
+        await talk_again(local, friar)
     finally:
         for gateway in stage.gateways:
             await gateway.start()
@@ -76,30 +69,30 @@ async def test_it_is_reached_while_the_coordinators_are_down(
 async def test_the_gateways_talk_on_while_the_coordinators_are_down(
     stage: Stage, juliet: User, romeo: User
 ) -> None:
-    await talk(juliet, romeo, "before")
+    await talk(juliet, romeo)
     try:
         for gateway in stage.gateways:
             await gateway.kill()
-        await talk(juliet, romeo, "static stability", within=5)
+        await talk(juliet, romeo, within=5)
     finally:
         for gateway in stage.gateways:
             await gateway.start()
-    await talk(juliet, romeo, "after", within=30)
+    await talk_again(juliet, romeo)
 
 
 async def test_it_is_reached_while_redis_is_down(
     stage: Stage, local: User, juliet: User, romeo: User, friar: User
 ) -> None:
-    await talk(juliet, romeo, "with Redis")
+    await talk(juliet, romeo)
     stopped = [gateway.redis_pid() for gateway in stage.gateways]
     try:
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
         await stage.escalus.restart()
         await friar.connect()
-        await talk(local, friar, "without Redis", within=30)
-        await talk(juliet, romeo, "established sessions without Redis")
+        await talk_again(local, friar)
+        await talk(juliet, romeo)
     finally:
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)
-    await talk(juliet, romeo, "with Redis again")
+    await talk_again(juliet, romeo)
