@@ -27,6 +27,7 @@ TIMEOUT = 8.0
 MAX_PREAMBLE_BYTES = 16384
 _FEATURES_END = re.compile(rb"</[\w.-]+:features\s*>|<[\w.-]+:features\s*/>")
 _PROCEED = re.compile(rb"<proceed[\s/>]")
+_FAILURE = re.compile(rb"<failure[\s/>]")
 _ERROR = re.compile(rb"<[\w.-]+:error[\s>].*?<([\w-]+) ", re.DOTALL)
 
 
@@ -102,6 +103,8 @@ async def _read_until(reader: asyncio.StreamReader, wanted: re.Pattern[bytes], d
         error = _ERROR.search(received)
         if error:
             raise KeyNotRead(f"it refused {domain} with {error[1].decode()}")
+        if _FAILURE.search(received):
+            raise KeyNotRead(f"it offers no TLS for {domain}")
         more = await reader.read(4096)
         if not more:
             raise KeyNotRead(f"it closed the connection when asked for {domain}")

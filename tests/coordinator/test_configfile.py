@@ -165,7 +165,7 @@ def test_the_file_is_named_in_front_of_its_mistakes(tmp_path: Path) -> None:
 def test_a_file_that_is_not_toml_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "fedgate.toml"
     file.write_text("[gateway\n")
-    with pytest.raises(ConfigError, match="is not TOML: .*line 1"):
+    with pytest.raises(ConfigError, match=r"is not TOML: .*line 1"):
         load(str(file))
     file.write_bytes(b"name = '\xff'")
     with pytest.raises(ConfigError, match="is not TOML"):
