@@ -249,10 +249,15 @@ def _parse_sockets(text: str) -> dict[str, list[int]]:
     }
 
 
+def _worker_id(config: Config, slot: str) -> str:
+    """`<gateway>/<slot>.<incarnation>`: no two processes ever share one."""
+    return f"{config.gateway.name or socket.gethostname()}/{slot}.{time.time_ns() // 1000:x}"
+
+
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="fedgate worker", description=__doc__)
     parser.add_argument("--config", help="path of fedgate.toml")
-    parser.add_argument("--id", help="worker id; default: made from gateway.name")
+    parser.add_argument("--id", default=f"p{os.getpid()}", help="name within the gateway")
     parser.add_argument("--sockets", default="", help="inherited listening sockets")
     return parser.parse_args(argv)
 
@@ -266,8 +271,7 @@ def main(argv: list[str] | None = None) -> int:
             level=config.gateway.log_level.upper(),
             format="%(asctime)s %(levelname)s %(name)s %(message)s",
         )
-        name = config.gateway.name or socket.gethostname()
-        worker_id = arguments.id or f"{name}/p{os.getpid()}.{time.time_ns() // 1000:x}"
+        worker_id = _worker_id(config, arguments.id)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(Worker(config, worker_id, _parse_sockets(arguments.sockets)).run())
     except _CANNOT_BOOT as exc:

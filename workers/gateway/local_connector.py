@@ -6,7 +6,6 @@ import logging
 from coordinator.address import parse_address
 from coordinator.client import ControlPlane, ControlPlaneUnavailable
 from coordinator.config import Config
-from workers.gateway.channel import open_channel
 from workers.gateway.hop import HopFailed
 from workers.gateway.local_trust import LocalTrust
 from workers.gateway.negotiation import Negotiation
@@ -79,9 +78,7 @@ class LocalConnector:
         address = parse_address(self.server_of(local))
         try:
             async with asyncio.timeout(limits.connect_timeout):
-                session.channel = await open_channel(
-                    session, (address.host, address.port), quick_ack=True
-                )
+                await session.connect(address.host, address.port)
         except (OSError, TimeoutError) as exc:
             raise HopFailed(
                 f"the local server at {address} does not answer: {exc or 'timeout'}", resolved=True

@@ -11,7 +11,6 @@ from coordinator.client import ControlPlane, ControlPlaneUnavailable
 from coordinator.config import Config
 from coordinator.routes import DomainPair, Route, gateway_of
 from workers.gateway.addresses import AddressPolicy
-from workers.gateway.channel import adopt_channel
 from workers.gateway.discovery import Discovery
 from workers.gateway.hop import HopFailed
 from workers.gateway.local_source import LocalSource
@@ -252,7 +251,7 @@ class LocalListener:
         source.attach(session)
         self.sources.add(source)
         try:
-            session.channel = await adopt_channel(session, sock, quick_ack=True)
+            await session.adopt(sock)
         except OSError as exc:
             log.info("%s → %s broke before it was answered: %s", *pair, exc)
             self.sources.discard(source)

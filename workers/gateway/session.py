@@ -6,6 +6,7 @@ owns it (a source or a hop). The two kinds of connection differ only in how byte
 
 import asyncio
 import logging
+import socket
 import time
 from typing import Any, Protocol
 
@@ -184,8 +185,17 @@ class TcpSession(Session):
         self, stream: ServerStream, owner: SessionOwner, *, is_server: bool, server_name: str = ""
     ) -> None:
         super().__init__(stream, owner)
+        self.channel = Channel(self, quick_ack=True)
         self._is_server = is_server
         self._server_name = server_name
+
+    async def connect(self, host: str, port: int) -> None:
+        """Raises OSError; the deadline is the caller's."""
+        await self._loop.create_connection(lambda: self.channel, host, port)
+
+    async def adopt(self, sock: socket.socket) -> None:
+        """Take over a connected, non-blocking socket. Raises OSError."""
+        await self._loop.connect_accepted_socket(lambda: self.channel, sock)
 
     def _send(self, data: list[bytes]) -> None:
         self.channel.write(data[0] if len(data) == 1 else b"".join(data))
