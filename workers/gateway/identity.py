@@ -5,6 +5,7 @@ certificate for servers (serverAuth) is good for clients too: public authorities
 """
 
 import ssl
+import warnings
 from base64 import b64encode
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ObjectIdentifier
 from cryptography.x509.verification import (
     Criticality,
@@ -110,12 +112,14 @@ def load_trust(source: str) -> Trust:
 def _load_authorities(pem: bytes) -> tuple[x509.Certificate, ...]:
     marker = b"-----END CERTIFICATE-----"
     found = []
-    for block in pem.split(marker)[:-1]:
-        try:
-            found.append(x509.load_pem_x509_certificate(block + marker))
-        except ValueError:
-            # System bundles carry the odd certificate that a strict parser refuses: never trusted.
-            continue
+    with warnings.catch_warnings():
+        # System bundles carry old roots with odd serial numbers: nothing an operator can mend.
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        for block in pem.split(marker)[:-1]:
+            try:
+                found.append(x509.load_pem_x509_certificate(block + marker))
+            except ValueError:
+                continue  # what the parser refuses is never trusted
     return tuple(found)
 
 

@@ -1,10 +1,12 @@
 import ssl
+import warnings
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.verification import Store
 from hypothesis import given
 from hypothesis import strategies as some
@@ -211,6 +213,16 @@ def test_the_systems_bundle_is_found(tmp_path: Path, monkeypatch, authority):
     bundle.write_bytes(authority.pem)
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     assert load_trust("system").path == str(bundle)
+
+
+def test_old_roots_of_the_system_make_no_noise(tmp_path: Path, monkeypatch, authority):
+    def load(pem: bytes) -> x509.Certificate:
+        warnings.warn("odd serial number", CryptographyDeprecationWarning, stacklevel=1)
+        return authority.certificate
+
+    monkeypatch.setattr(x509, "load_pem_x509_certificate", load)
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    assert load_trust(str(tmp_path / "ca.pem")).authorities
 
 
 def test_a_system_without_bundle_is_told_what_to_do(monkeypatch):
