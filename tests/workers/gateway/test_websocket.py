@@ -258,16 +258,14 @@ async def test_a_flood_pauses_the_owner_and_arrives_whole(role: object) -> None:
         message = b"<message>" + b"x" * 50_000 + b"</message>"
         for _ in range(200):
             session.websocket.send_messages([message])
-        while "paused" not in session.owner.order:
-            await asyncio.sleep(0)
+        await session.owner.wait_for("paused")
         assert session.websocket.channel.buffered > 1_000_000
 
         session.peer.transport.resume_reading()
 
         for _ in range(200):
             assert await session.peer.recv(decode=False) == message
-        while "resumed" not in session.owner.order:
-            await asyncio.sleep(0)
+        await session.owner.wait_for("resumed")
 
 
 # Hand-made bytes from a client, without TLS.
@@ -425,8 +423,7 @@ async def test_what_came_before_a_pong_is_told_before_it() -> None:
 async def test_a_peer_that_pings_and_never_reads_does_not_fill_our_memory() -> None:
     async with by_hand() as (websocket, owner, reader, writer):
         websocket.send_messages([b"x" * 20_000_000])
-        while "paused" not in owner.order:
-            await asyncio.sleep(0)
+        await owner.wait_for("paused")
         before = websocket.channel.buffered
         for number in range(1000):
             writer.write(client_frame(PING, b"%d" % number))

@@ -163,6 +163,13 @@ class RecordingWebSocketOwner:
         self.batches: list[int] = []
         self.order: list[str] = []
         self.headers = Headers()
+        self._flow = asyncio.Event()
+
+    async def wait_for(self, what: str) -> None:
+        """Wait until the owner was told `paused` or `resumed`."""
+        while what not in self.order:
+            self._flow.clear()
+            await self._flow.wait()
 
     def websocket_opened(self, headers: Headers) -> None:
         self.headers = headers
@@ -179,9 +186,11 @@ class RecordingWebSocketOwner:
 
     def write_paused(self) -> None:
         self.order.append("paused")
+        self._flow.set()
 
     def write_resumed(self) -> None:
         self.order.append("resumed")
+        self._flow.set()
 
     def websocket_closed(self, code: int, reason: str) -> None:
         self.closes.put_nowait((code, reason))

@@ -1,0 +1,480 @@
+"""How WebSockets open and how they do not."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import websockets
+from websockets.asyncio.server import ServerConnection
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+
+from tests.workers.gateway.wire_bench import (
+    RecordingWebSocketOwner,
+    mint,
+    mint_pem,
+    on_both_loops,
+    python_context,
+)
+from workers.gateway import websocket_handshake
+from workers.gateway.channel import Channel
+from workers.gateway.tls import client_context, server_context
+from workers.gateway.websocket import WebSocket
+from workers.gateway.websocket_handshake import (
+    AcceptedWebSocket,
+    Endpoint,
+    WebSocketFailed,
+    connect,
+    serve,
+)
+
+SERVER = mint("gw.example")
+CLIENT = mint("a.example")
+
+
+class Listener:
+    def __init__(self, *, secure: bool = False) -> None:
+        self.opened: list[tuple[AcceptedWebSocket, RecordingWebSocketOwner]] = []
+        self.port = 0
+        self.endpoint = Endpoint(
+            path="/s2s",
+            new_owner=self._new_owner,
+            context=server_context(SERVER) if secure else None,
+            http_responder=self._respond,
+        )
+
+    def _new_owner(self, websocket: AcceptedWebSocket) -> RecordingWebSocketOwner:
+        self.opened.append((websocket, RecordingWebSocketOwner()))
+        return self.opened[-1][1]
+
+    def _respond(self, request: Request) -> Response | None:
+        if request.path != "/.well-known/host-meta.json":
+            return None
+        return Response(200, "OK", Headers({"Content-Type": "application/json"}), b'{"xmpp":{}}')
+
+
+@asynccontextmanager
+async def listening(*, secure: bool = False) -> AsyncIterator[Listener]:
+    listener = Listener(secure=secure)
+    sock = socket.create_server(("127.0.0.1", 0))
+    listener.port = sock.getsockname()[1]
+    server = await serve(listener.endpoint, sock)
+    try:
+        yield listener
+    finally:
+        for websocket, _ in listener.opened:
+            websocket.abort()
+        server.close()
+
+
+async def answer(listener: Listener, request: bytes) -> bytes:
+    """What a client that sends these bytes reads until the end."""
+    context = python_context(server=False) if listener.endpoint.context is not None else None
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.port, ssl=context)
+    writer.write(request)
+    response = await reader.read()
+    writer.close()
+    return response
+
+
+UPGRADE = {
+    "Host": "gw.example",
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Protocol": "xmpp",
+}
+
+
+def request(line: str = "GET /s2s HTTP/1.1", **changes: str) -> bytes:
+    headers = UPGRADE | {name.replace("_", "-"): value for name, value in changes.items()}
+    lines = [f"{name}: {value}" for name, value in headers.items() if value]
+    return "\r\n".join([line, *lines, "", ""]).encode()
+
+
+PLAIN = {"Upgrade": "", "Connection": ""}
+REFUSED = {
+    "wrong path": (request("GET /other HTTP/1.1"), 404),
+    "no upgrade on the path": (request(**PLAIN), 426),
+    "no subprotocol": (request(Sec_WebSocket_Protocol=""), 400),
+    "another subprotocol": (request(Sec_WebSocket_Protocol="mqtt"), 400),
+    "old version": (request(Sec_WebSocket_Version="8"), 426),
+    "no key": (request(Sec_WebSocket_Key=""), 400),
+    "short key": (request(Sec_WebSocket_Key="YWJj"), 400),
+    "HTTP/1.0": (request("GET /s2s HTTP/1.0"), 505),
+    "POST": (request("POST /s2s HTTP/1.1"), 405),
+    "DELETE elsewhere": (request("DELETE /x HTTP/1.1", **PLAIN), 405),
+    "a browser's origin": (request(Origin="https://evil.example"), 403),
+    "an opaque origin": (request(Origin="null"), 403),
+    "two origins": (request(Origin="https://gw.example\r\nOrigin: https://evil.example"), 403),
+    "a body": (request("POST /s2s HTTP/1.1", Content_Length="5") + b"hello", 400),
+    "bytes behind the request": (request() + b"\x81\x80", 400),
+    "not HTTP": (b"EHLO mail.example\r\n\r\n", 400),
+    "a stream header": (b"<stream:stream xmlns='jabber:server'>\r\n\r\n", 400),
+    "a long request line": (request("GET /" + "x" * 9000 + " HTTP/1.1"), 414),
+    "a long header": (request(Cookie="x" * 9000), 431),
+    "many headers": (request(**{f"x{n}": "1" for n in range(200)}), 431),
+    "headers without end": (b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 3000, 431),
+    "endless line": (b"x" * 20000, 414),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@on_both_loops
+async def test_what_is_refused_gets_the_right_status(case: str) -> None:
+    data, status = REFUSED[case]
+    async with listening() as listener:
+        response = await answer(listener, data)
+
+        assert response.startswith(b"HTTP/1.1 %d " % status)
+        assert b"\r\nConnection: close\r\n" in response
+        assert not listener.opened
+
+
+@on_both_loops
+async def test_the_accepted_version_is_named() -> None:
+    async with listening() as listener:
+        response = await answer(listener, request(Sec_WebSocket_Version="8"))
+
+    assert b"\r\nSec-WebSocket-Version: 13\r\n" in response
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        ("https://gw.example", "gw.example"),
+        ("https://gw.example:443", "gw.example"),
+        ("https://gw.example:8443", "gw.example:8443"),
+        ("HTTPS://GW.example", "gw.EXAMPLE:443"),
+    ],
+)
+@on_both_loops
+async def test_a_server_may_send_its_own_origin(origin: str, host: str) -> None:
+    async with listening() as listener:
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(request(Origin=origin, Host=host))
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    assert head.startswith(b"HTTP/1.1 101 ")
+    assert b"\r\nSec-WebSocket-Protocol: xmpp\r\n" in head
+    assert b"\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in head
+    assert b"Extensions" not in head
+
+
+@on_both_loops
+async def test_more_subprotocols_and_extensions_are_offered_in_vain() -> None:
+    async with (
+        listening(secure=True) as listener,
+        websockets.connect(
+            f"wss://localhost:{listener.port}/s2s?query=1",
+            host="127.0.0.1",
+            ssl=python_context(server=False),
+            subprotocols=["other", "xmpp"],  # type: ignore[list-item]
+            proxy=None,
+        ) as peer,
+    ):
+        assert peer.subprotocol == "xmpp"
+        assert peer.protocol.extensions == []
+        websocket, owner = listener.opened[0]
+        assert websocket.request is not None and websocket.request.path == "/s2s?query=1"
+        assert owner.headers["Host"] == f"localhost:{listener.port}"
+
+
+@on_both_loops
+async def test_other_paths_are_answered_by_the_responder() -> None:
+    async with listening(secure=True) as listener:
+        get = await answer(listener, request("GET /.well-known/host-meta.json HTTP/1.1", **PLAIN))
+        head = await answer(listener, request("HEAD /.well-known/host-meta.json HTTP/1.1", **PLAIN))
+        absent = await answer(listener, request("GET / HTTP/1.1", **PLAIN))
+
+    assert get.startswith(b"HTTP/1.1 200 OK\r\n") and get.endswith(b'\r\n\r\n{"xmpp":{}}')
+    assert b"\r\nContent-Length: 11\r\n" in get
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n") and head.endswith(b"\r\n\r\n")
+    assert absent.startswith(b"HTTP/1.1 404 ")
+
+
+@on_both_loops
+async def test_a_draining_endpoint_says_503() -> None:
+    async with listening() as listener:
+        listener.endpoint.accepting = False
+
+        assert (await answer(listener, request())).startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.parametrize("data", [b"", b"GET /s2s HTTP/1.1\r\n", b"\x16\x03\x01"])
+@pytest.mark.parametrize("secure", [True, False])
+@on_both_loops
+async def test_a_handshake_that_does_not_come_is_cut(data: bytes, secure: bool) -> None:
+    websocket_handshake.HANDSHAKE_TIMEOUT = 0.02
+    try:
+        async with listening(secure=secure) as listener:
+            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            writer.write(data)
+            assert await reader.read() == b""
+            writer.close()
+    finally:
+        websocket_handshake.HANDSHAKE_TIMEOUT = 5.0
+
+
+@pytest.mark.parametrize("garbage", [b"GET /s2s HTTP/1.1\r\nHost: x\r\n\r\n", bytes(300)])
+@on_both_loops
+async def test_what_is_no_tls_on_the_tls_port_is_ended(garbage: bytes) -> None:
+    async with listening(secure=True) as listener:
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(garbage)
+
+        assert b"HTTP" not in await reader.read()
+        writer.close()
+
+
+@on_both_loops
+async def test_an_abrupt_end_in_the_handshake_is_nothing() -> None:
+    async with listening() as listener:
+        for data in (b"", b"GET", request()[:-1]):
+            _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            writer.write(data)
+            writer.transport.abort()
+        assert (await answer(listener, request("GET / HTTP/1.1"))).startswith(b"HTTP/1.1 404")
+
+
+# The connecting role.
+
+
+def open_to(port: int, owner: RecordingWebSocketOwner, **options: object) -> object:
+    settings: dict[str, object] = {"context": client_context(CLIENT), "timeout": 5.0}
+    url = f"wss://gw.example:{port}/s2s?a=b"
+    return connect(url, owner, address=("127.0.0.1", port), **settings | options)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def raw_server(
+    response: bytes, *, secure: bool = False
+) -> AsyncIterator[tuple[int, "asyncio.Queue[bytes]"]]:
+    """A server that reads a request and answers these bytes."""
+    requests: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            requests.put_nowait(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(response)
+            if response:
+                await reader.read()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client has left
+        writer.close()
+
+    context = python_context(server=True, pem=mint_pem(["gw.example"])) if secure else None
+    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=context)
+    try:
+        yield server.sockets[0].getsockname()[1], requests
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@on_both_loops
+async def test_the_library_accepts_our_handshake(version: ssl.TLSVersion) -> None:
+    seen: list[tuple[str, Headers, str | None]] = []
+
+    async def handler(peer: ServerConnection) -> None:
+        assert peer.request is not None
+        seen.append((peer.request.path, peer.request.headers, peer.subprotocol))
+        await peer.wait_closed()
+
+    names: list[str | None] = []
+    context = python_context(server=True, pem=mint_pem(["gw.example"]), version=version)
+    context.sni_callback = lambda _socket, name, _context: names.append(name)
+    async with websockets.serve(
+        handler,
+        "127.0.0.1",
+        0,
+        ssl=context,
+        subprotocols=["xmpp"],  # type: ignore[list-item]
+    ) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        owner = RecordingWebSocketOwner()
+        websocket: WebSocket = await open_to(port, owner, headers={"X-Instance": "1"})  # type: ignore[misc]
+        assert websocket.is_open
+        assert websocket.channel.tls_summary().startswith(version.name.replace("_", "."))
+        websocket.close()
+        await owner.closes.get()
+
+    path, headers, subprotocol = seen[0]
+    assert (path, subprotocol) == ("/s2s?a=b", "xmpp")
+    assert headers["Host"] == f"gw.example:{port}"
+    assert headers["X-Instance"] == "1"
+    assert "Origin" not in headers and "Sec-WebSocket-Extensions" not in headers
+    assert names == ["gw.example"]
+
+
+@on_both_loops
+async def test_both_roles_of_ours_know_each_others_certificates() -> None:
+    async with listening(secure=True) as listener:
+        judged: list[Channel] = []
+        owner = RecordingWebSocketOwner()
+        websocket: WebSocket = await open_to(  # type: ignore[misc]
+            listener.port,
+            owner,
+            context=client_context(CLIENT),
+            verify=judged.append,
+            server_name="sni.example",
+        )
+        # The path has a query: the endpoint does not mind.
+        accepted, _ = listener.opened[0]
+
+        assert accepted.channel.peer_chain() == [*CLIENT.chain]
+        assert judged == [websocket.channel]
+        assert websocket.channel.peer_chain() == [*SERVER.chain]
+        websocket.close()
+        await owner.closes.get()
+
+
+def refuse(_channel: Channel) -> None:
+    raise WebSocketFailed("certificate expired")
+
+
+@on_both_loops
+async def test_a_server_that_is_refused_gets_no_request() -> None:
+    async with raw_server(b"", secure=True) as (port, requests):
+        with pytest.raises(WebSocketFailed, match="certificate expired"):
+            await open_to(port, RecordingWebSocketOwner(), verify=refuse)  # type: ignore[misc]
+        assert requests.empty()
+
+
+FAILURES: dict[str, tuple[bytes, str]] = {
+    "redirect": (b"HTTP/1.1 302 Found\r\nLocation: wss://x.example/\r\n\r\n", "302 Found"),
+    "missing": (b"HTTP/1.1 404 Not Found\r\nContent-Length: 1000000\r\n\r\n", "404 Not Found"),
+    "not HTTP": (b"<stream:error/>\r\n\r\n", "<stream:error/>"),
+    "wrong accept": (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Protocol: xmpp\r\nSec-WebSocket-Accept: AAAA\r\n\r\n",
+        "Sec-WebSocket-Accept",
+    ),
+    "no upgrade": (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "Connection"),
+    "endless": (b"HTTP/1.1 101 Switching Protocols\r\n" + b"x: y\r\n" * 3000, "bytes of headers"),
+    "nothing": (b"", "ended the connection"),
+}
+
+
+@pytest.mark.parametrize("secure", [True, False])
+@pytest.mark.parametrize("case", FAILURES)
+@on_both_loops
+async def test_a_bad_response_fails_with_its_reason(case: str, secure: bool) -> None:
+    response, reason = FAILURES[case]
+    async with raw_server(response, secure=secure) as (port, _):
+        with pytest.raises(WebSocketFailed, match=reason):
+            await connect(
+                f"{'wss' if secure else 'ws'}://gw.example:{port}/",
+                RecordingWebSocketOwner(),
+                address=("127.0.0.1", port),
+                context=client_context() if secure else None,
+            )
+
+
+@on_both_loops
+async def test_a_server_without_the_subprotocol_fails() -> None:
+    async def handler(peer: ServerConnection) -> None:
+        await peer.wait_closed()
+
+    async with websockets.serve(handler, "127.0.0.1", 0) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        with pytest.raises(WebSocketFailed, match="subprotocol xmpp"):
+            await connect(
+                f"ws://gw.example:{port}/",
+                RecordingWebSocketOwner(),
+                address=("127.0.0.1", port),
+                context=None,
+            )
+
+
+@on_both_loops
+async def test_messages_that_follow_the_response_at_once_are_not_lost() -> None:
+    async def handler(peer: ServerConnection) -> None:
+        await peer.send("first")
+        await peer.wait_closed()
+
+    async with websockets.serve(
+        handler,
+        "127.0.0.1",
+        0,
+        subprotocols=["xmpp"],
+        compression=None,  # type: ignore[list-item]
+    ) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        owner = RecordingWebSocketOwner()
+        websocket = await connect(
+            f"ws://x.example:{port}/", owner, address=("127.0.0.1", port), context=None
+        )
+        assert await owner.messages.get() == b"first"
+        websocket.close()
+        await owner.closes.get()
+
+
+@on_both_loops
+async def test_a_silent_server_is_given_up_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        owner = RecordingWebSocketOwner()
+        with pytest.raises(WebSocketFailed, match=r"no WebSocket within 0\.02 s"):
+            await open_to(sock.getsockname()[1], owner, timeout=0.02)  # type: ignore[misc]
+        assert owner.closes.empty()
+
+
+@on_both_loops
+async def test_a_cancelled_attempt_leaves_no_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+        attempt = asyncio.ensure_future(open_to(port, RecordingWebSocketOwner()))  # type: ignore[call-overload]
+        sock.setblocking(False)
+        peer, _ = await asyncio.get_running_loop().sock_accept(sock)
+        await asyncio.get_running_loop().sock_recv(peer, 10)
+        attempt.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await attempt
+        with peer:
+            while await asyncio.get_running_loop().sock_recv(peer, 10000):
+                pass
+
+
+@on_both_loops
+async def test_a_refused_connection_and_no_tls_fail_with_their_reason() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    with pytest.raises(WebSocketFailed, match="cannot connect to"):
+        await open_to(port, RecordingWebSocketOwner())  # type: ignore[misc]
+
+
+@on_both_loops
+async def test_a_server_that_speaks_no_tls_fails_with_the_reason() -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        with pytest.raises(WebSocketFailed, match="TLS handshake: "):
+            await open_to(server.sockets[0].getsockname()[1], RecordingWebSocketOwner())  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("url", "context"),
+    [
+        ("ws://x.example/", client_context),
+        ("wss://x.example/", lambda: None),
+        ("https://x.example/", client_context),
+        ("wss:///", client_context),
+    ],
+)
+@on_both_loops
+async def test_urls_that_do_not_fit_are_refused(url: str, context: Callable[[], object]) -> None:
+    with pytest.raises(WebSocketFailed):
+        await connect(
+            url,
+            RecordingWebSocketOwner(),
+            address=("127.0.0.1", 9),
+            context=context(),  # type: ignore[arg-type]
+        )
