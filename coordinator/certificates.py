@@ -183,10 +183,7 @@ def _check_dates(
 
 
 def _check_cover(config: Config, names: set[str], *, has_findings: bool) -> list[Finding]:
-    if not names and has_findings:
-        # Every certificate named is broken and was reported: one cause, one line.
-        return []
-    if not names and config.websocket.tls:
+    if not names and not has_findings and config.websocket.tls:
         return [
             Finding(
                 "websocket.tls is on, but certificates names no certificate",

@@ -114,7 +114,7 @@ def fail(message: str, code: ExitCode) -> ExitCode:
 
 def _supervise(options: argparse.Namespace) -> int:
     config, path = _loaded(options)
-    code = _report_findings(config)
+    code = _report_findings(config, first_error=True)
     if code != ExitCode.OK:
         return code
     from coordinator.supervisor import run
@@ -245,10 +245,15 @@ def _config(options: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _report_findings(config: Config, *, as_json: bool = False) -> ExitCode:
+def _report_findings(
+    config: Config, *, as_json: bool = False, first_error: bool = False
+) -> ExitCode:
+    """Print all findings; with `first_error`, the first error alone, whose effects follow it."""
     from coordinator.configcheck import check, exit_code
 
     findings = check(config)
+    if first_error and exit_code(findings) != ExitCode.OK:
+        findings = [finding for finding in findings if finding.is_error][:1]
     if as_json:
         rows = [{"error": f.is_error, "cause": f.cause, "next_step": f.next_step} for f in findings]
         print(json.dumps(rows, indent=2))
