@@ -47,9 +47,7 @@ def presented(context: SSL.Context, server_name: str | None) -> str:
     ],
 )
 @pytest.mark.parametrize("days", [1, -1])
-def test_any_client_certificate_is_seen_whatever_it_is_for(
-    usages: list[object], days: int
-) -> None:
+def test_any_client_certificate_is_seen_whatever_it_is_for(usages: list[object], days: int) -> None:
     pair = mint("a.example", usages=usages, days=days)
 
     assert self_test(pair) == [*pair.chain]
