@@ -66,6 +66,7 @@ class StreamParser:
         self._restarted = False
         self._authenticated = authenticated
         self._judge.set_authenticated(authenticated)
+        self._phase = _Phase.HEADER
         self._start()
 
     @property
@@ -147,10 +148,11 @@ class StreamParser:
             parser.feed(piece)
         except etree.XMLSyntaxError:
             raise RemoteProtocolError(NOT_WELL_FORMED) from None
-        for action, element in parser.read_events():
-            if action != "start":
+        for element in _elements(parser):
+            if not isinstance(element.tag, str):
                 raise RemoteProtocolError(StreamCondition.RESTRICTED_XML, "comment or instruction")
-            self._check_log(parser)
+            if _namespace_errors(parser.feed_error_log):
+                raise RemoteProtocolError(NOT_WELL_FORMED, "namespaces")
             self._held = b""
             return self._open(element)
         return None
@@ -185,12 +187,14 @@ class StreamParser:
         if len(prefixes) > _MAX_PREFIXES or len(declared) > _MAX_DECLARATIONS:
             raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, "too many prefixes")
         default = f"xmlns={attribute(content)} ".encode() if content else b""
-        # The probe, never seen by the peer, gives us the root; it leaves before the peer's bytes.
-        probe = f"<message xmlns='{SERVER}'/>".encode()
+        self._attach(b"<" + _SEPARATOR + b" " + default + declared + b">")
+
+    def _attach(self, beginning: bytes) -> None:
+        """Begin the document of the body with the made-up root's start tag."""
         self._parser = parser = _new_parser(("end", "comment", "pi"), _TAGS)
-        parser.feed(b"<" + _SEPARATOR + b" " + default + declared + b">" + probe)
-        ((_, element),) = parser.read_events()
-        root = element.getparent()
+        # The probe, never seen by the peer, gives us the root; it leaves before the peer's bytes.
+        parser.feed(beginning + f"<message xmlns='{SERVER}'/>".encode())
+        root = _elements(parser)[0].getparent()
         if root is None:
             raise AssertionError("the probe is a child of the root")
         self._root: etree._Element = root
@@ -253,8 +257,7 @@ class StreamParser:
         except etree.XMLSyntaxError:
             failure = _unreadable(self._remembered + data)
         self._remembered = (self._remembered + data[-_REMEMBERED:])[-_REMEMBERED:]
-        # With these events every item is an element.
-        ended = cast(list[etree._Element], [element for _, element in parser.read_events()])
+        ended = _elements(parser)
         children = list(root)
         # Compared by identity, in C: every event was of a child of the root and no child lacks one.
         if ended != children and ended != children[:-1]:
@@ -354,9 +357,10 @@ class StreamParser:
         # The error left no trace in the tree (a forbidden declaration): it may be in any of them.
         return [], RemoteProtocolError(NOT_WELL_FORMED, "namespaces")
 
-    def _check_log(self, parser: etree.XMLPullParser) -> None:
-        if _namespace_errors(parser.feed_error_log):
-            raise RemoteProtocolError(NOT_WELL_FORMED, "namespaces")
+
+def _elements(parser: etree.XMLPullParser) -> list[etree._Element]:
+    """The elements of all events: with those we ask for, every one has an element."""
+    return cast(list[etree._Element], [element for _, element in parser.read_events()])
 
 
 def _unreadable(data: bytes) -> RemoteProtocolError:
@@ -379,11 +383,8 @@ def _new_parser(
 
 
 def _namespace_errors(log: etree._ListErrorLog) -> bool:
-    """Warnings (vcard-temp is a relative URI) and an odd namespace name are no errors here."""
-    return any(
-        entry.level == etree.ErrorLevels.ERROR and entry.type != etree.ErrorTypes.WAR_NS_URI
-        for entry in log
-    )
+    """Whether there is more than warnings (vcard-temp is a relative URI)."""
+    return any(entry.level == etree.ErrorLevels.ERROR for entry in log)
 
 
 def _reads_back(element: etree._Element) -> bool:

@@ -1,0 +1,398 @@
+"""TCP legs: everything holds whole and split at any byte."""
+
+from io import BytesIO
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lxml import etree
+
+from coordinator.config import Limits
+from workers.xmpp import namespaces
+from workers.xmpp.errors import RemoteProtocolError, StreamCondition
+from workers.xmpp.framing import StreamFraming
+from workers.xmpp.parser import Element, StreamFooter, StreamHeader, StreamParser
+from workers.xmpp.stanza import Stanza
+
+HEADER = StreamFraming().header("capulet.example", "montague.example", "x1", response=True)
+GOOD = (
+    b"<message from='juliet@capulet.example' to='romeo@montague.example'><body>hi</body></message>"
+)
+LIMITS = Limits(stanza_bytes=4096, preauth_bytes=1024, depth=16, elements=100)
+
+
+def opened(limits: Limits = LIMITS, header: bytes = HEADER) -> StreamParser:
+    parser = StreamParser(limits, authenticated=True)
+    (item,) = parser.feed(header)
+    assert isinstance(item, StreamHeader)
+    return parser
+
+
+def brief(items: list[Element]) -> list[object]:
+    shown: list[object] = []
+    for item in items:
+        if isinstance(item, Stanza):
+            shown.append((item.name, item.data))
+        elif isinstance(item, RemoteProtocolError):
+            shown.append(item.condition)
+        elif isinstance(item, etree._Element):
+            shown.append(etree.tostring(item, method="c14n2"))
+        else:
+            shown.append(item)
+    return shown
+
+
+def whole(data: bytes) -> list[object]:
+    return brief(StreamParser(LIMITS, authenticated=True).feed(data))
+
+
+def bytewise(data: bytes) -> list[object]:
+    parser = StreamParser(LIMITS, authenticated=True)
+    return brief([item for at in range(len(data)) for item in parser.feed(data[at : at + 1])])
+
+
+def outcome(body: bytes) -> list[object]:
+    """What follows the header; the same whole as byte by byte."""
+    result = whole(HEADER + body)
+    assert bytewise(HEADER + body) == result
+    return result[1:]
+
+
+def canonical(data: bytes) -> bytes:
+    return etree.tostring(etree.parse(BytesIO(data)), method="c14n2")
+
+
+def test_header_attributes_are_reported() -> None:
+    (header,) = StreamParser(LIMITS).feed(HEADER)
+    assert header == StreamHeader(
+        "capulet.example", "montague.example", "x1", "1.0", "en", True, namespaces.SERVER
+    )
+
+
+def test_stanza_gets_the_namespace_and_language_of_its_stream() -> None:
+    (stanza,) = opened().feed(GOOD)
+    assert isinstance(stanza, Stanza)
+    assert stanza.data.startswith(b"<message xmlns='jabber:server' xml:lang='en' from=")
+    assert (stanza.sender_domain, stanza.target_domain) == ("capulet.example", "montague.example")
+    assert b"etherx" not in stanza.data and b"dialback" not in stanza.data
+
+
+def test_own_language_and_namespace_are_kept() -> None:
+    data = GOOD.replace(b"<message ", b"<message xml:lang='de' xmlns:q='u' xmlns='jabber:server' ")
+    (stanza,) = opened().feed(data)
+    assert isinstance(stanza, Stanza)
+    assert canonical(stanza.data) == canonical(data)
+
+
+def test_language_inside_does_not_count_as_own() -> None:
+    (stanza,) = opened().feed(GOOD.replace(b"<body>", b"<body xml:lang='de'>"))
+    assert isinstance(stanza, Stanza)
+    assert etree.fromstring(stanza.data).get(namespaces.XML_LANG) == "en"
+
+
+def test_serialised_stanza_has_the_same_infoset() -> None:
+    body = (
+        b"<body>&lt;a&gt; &amp; \xc3\xa9 <![CDATA[<!-- <b> ]] ]]>&#13;</body>"
+        b"<x xmlns='vcard-temp' a='&quot;&#10;&gt;'><y xmlns=''/><p:z xmlns:p='u' p:q='1'/></x>"
+    )
+    data = GOOD.replace(b"<body>hi</body>", body).replace(
+        b"<message ", b"<message xmlns='jabber:server' xml:lang='en' "
+    )
+    (stanza,) = opened().feed(data)
+    assert isinstance(stanza, Stanza)
+    assert canonical(stanza.data) == canonical(data)
+
+
+def test_prefix_of_the_header_is_declared_where_it_is_used() -> None:
+    """Trap 1: serialised before removal, so no invented prefixes either."""
+    used = GOOD.replace(b"<body>hi</body>", b"<db:x a='stream: no'/>")
+    first, second = opened().feed(used + GOOD)
+    assert isinstance(first, Stanza) and isinstance(second, Stanza)
+    assert etree.fromstring(first.data)[0].tag == f"{{{namespaces.DIALBACK}}}x"
+    assert b"ns0" not in first.data and b"xmlns:" not in second.data
+
+
+def test_prefix_redeclared_by_the_stanza_stays_its_own() -> None:
+    data = GOOD.replace(b"<message ", b"<message xmlns:db='other' ").replace(
+        b"<body>hi</body>", b"<db:x/>"
+    )
+    (stanza,) = opened().feed(data)
+    assert isinstance(stanza, Stanza)
+    assert etree.fromstring(stanza.data)[0].tag == "{other}x"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"<message from='a.example' to='b.example'><x:a/></message>",
+        b"<message xmlns:a='u' xmlns:b='u'><c a:x='1' b:x='2'/></message>",
+        b"<message><a:b:c xmlns:a='u'/></message>",
+        b"<message a='1' a='2'/>",
+        b"<message xmlns:a='not a name'/>",
+        b"<message>&undeclared;</message>",
+        b"<message>\xff</message>",
+        b"<message>\xed\xa0\x80</message>",
+        b"<message>\x00</message>",
+        b"<message>&#0;</message>",
+        b"</message>",
+        b"</r>",
+    ],
+)
+def test_bad_xml_ends_the_stream_after_what_was_good(bad: bytes) -> None:
+    """Traps 2 and 3: namespace errors that feed() only logs, entities it could swallow."""
+    *good, condition = outcome(GOOD + bad + GOOD)
+    assert len(good) == 1
+    assert condition is StreamCondition.NOT_WELL_FORMED
+
+
+def test_forbidden_declaration_is_refused() -> None:
+    assert opened().feed(GOOD.replace(b"<body>", b"<body xmlns:x=''>"))[-1].condition is (  # type: ignore[union-attr]
+        StreamCondition.NOT_WELL_FORMED
+    )
+
+
+def test_relative_namespace_names_are_no_error() -> None:
+    """Trap 2: warnings land in the same log, and the log stops at 100 of them."""
+    parser = opened()
+    card = GOOD.replace(b"<body>hi</body>", b"<vCard xmlns='vcard-temp'/>")
+    for _ in range(150):
+        assert isinstance(parser.feed(card)[0], Stanza)
+    assert isinstance(parser.feed(GOOD.replace(b"hi", b"<x:a/>"))[-1], RemoteProtocolError)
+
+
+def test_ampersand_that_never_ends_is_capped() -> None:
+    """Trap 3: `&` without `;` stalls libxml2 silently."""
+    parser = opened()
+    assert parser.feed(b"<message>&" + b"a" * 1000) == []
+    items = [item for _ in range(20) for item in parser.feed(b"a" * 1000)]
+    assert isinstance(items[-1], RemoteProtocolError)
+
+
+def test_nothing_is_parsed_after_an_error() -> None:
+    """Trap 4: lxml would begin a fresh document, DOCTYPE and all."""
+    parser = opened()
+    assert isinstance(parser.feed(b"</r>")[-1], RemoteProtocolError)
+    assert parser.feed(HEADER + GOOD) == []
+
+
+def test_footer_closes_the_stream_and_the_root_cannot_be_closed() -> None:
+    """Trap 5."""
+    assert outcome(GOOD + b" </stream:stream \n>" + GOOD)[1:] == [StreamFooter()]
+    assert outcome(b"</stream:streams>") == [StreamCondition.NOT_WELL_FORMED]
+    assert outcome(b"<message></stream:stream>") == [StreamCondition.NOT_WELL_FORMED]
+
+
+def test_footer_text_inside_a_stanza_is_text() -> None:
+    first, second = outcome(GOOD.replace(b"hi", b"<![CDATA[</stream:stream>]]>") + GOOD)
+    assert b"&lt;/stream:stream&gt;" in first[1]  # type: ignore[index]
+    assert second[0] == "message"  # type: ignore[index]
+
+
+def test_nonzas_with_the_headers_prefixes_keep_their_place() -> None:
+    """Trap 5: db: and stream: are bound; trap 8: order and removal stay right."""
+    items = opened().feed(
+        GOOD + b"<db:result from='a' to='b'>k</db:result>\n<r xmlns='urn:xmpp:sm:3'/>" + GOOD
+    )
+    assert [getattr(item, "tag", "stanza") for item in items] == [
+        "stanza",
+        namespaces.RESULT,
+        namespaces.SM_REQUEST,
+        "stanza",
+    ]
+    assert items[1].text == "k" and items[1].tail is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("bad", "condition"),
+    [
+        (b"<unknown/>", StreamCondition.UNSUPPORTED_STANZA_TYPE),
+        (b"<message xmlns='jabber:client'/>", StreamCondition.INVALID_NAMESPACE),
+        (b"<message xmlns=''/>", StreamCondition.INVALID_NAMESPACE),
+        (
+            b"<s:message xmlns:s='jabber:server' from='a.example' to='b.example'/>",
+            StreamCondition.BAD_NAMESPACE_PREFIX,
+        ),
+        (
+            b"<message:message xmlns:message='jabber:server' from='a.example' to='b.example'/>",
+            StreamCondition.BAD_NAMESPACE_PREFIX,
+        ),
+        (b"<message from='a.example'/>", StreamCondition.IMPROPER_ADDRESSING),
+        (b"<iq to='a.example'/>", StreamCondition.IMPROPER_ADDRESSING),
+        (b"<iq from='a b' to='a.example'/>", StreamCondition.IMPROPER_ADDRESSING),
+        (b"text", StreamCondition.BAD_FORMAT),
+        (b"<!-- c -->", StreamCondition.RESTRICTED_XML),
+        (b"<?p i?>", StreamCondition.RESTRICTED_XML),
+        (b"<message><a><!-- c --></a></message>", StreamCondition.RESTRICTED_XML),
+        (b"<!DOCTYPE a>", StreamCondition.RESTRICTED_XML),
+        (b"<message><!DOCTYPE a []></message>", StreamCondition.RESTRICTED_XML),
+    ],
+)
+def test_what_may_not_be_there_is_named(bad: bytes, condition: StreamCondition) -> None:
+    """Traps 7 and 8."""
+    first, last = outcome(GOOD + bad + GOOD)
+    assert first[0] == "message"  # type: ignore[index]
+    assert last is condition
+
+
+def test_names_of_the_tree_are_judged_by_their_domain() -> None:
+    """Trap 10: the resource is cut before the local part."""
+    (stanza,) = opened().feed(b"<message from='a.example/x@b.example' to='c.example'/>")
+    assert isinstance(stanza, Stanza)
+    assert stanza.sender_domain == "a.example"
+
+
+@pytest.mark.parametrize(
+    ("inner", "accepted"),
+    [
+        (b"<a>" * 15 + b"</a>" * 15, True),
+        (b"<a>" * 16 + b"</a>" * 16, False),
+        (b"<a/>" * 99, True),
+        (b"<a/>" * 100, False),
+        (b"<a/>" * 15 + b"<b><c/></b>" * 15, True),
+    ],
+)
+def test_depth_and_elements_are_capped(inner: bytes, accepted: bool) -> None:
+    (result,) = outcome(GOOD.replace(b"<body>hi</body>", inner))
+    assert (result is not StreamCondition.POLICY_VIOLATION) is accepted
+
+
+def test_size_is_capped_whole_and_in_pieces() -> None:
+    empty = len(GOOD) - 2
+    assert isinstance(opened().feed(GOOD.replace(b"hi", b"x" * (4096 - empty)))[0], Stanza)
+    for padding in (4097 - empty, 100_000):
+        parser, data = opened(), GOOD.replace(b"hi", b"x" * padding)
+        items = [item for at in range(0, len(data), 64) for item in parser.feed(data[at : at + 64])]
+        assert brief(items) == [StreamCondition.POLICY_VIOLATION]
+
+
+def test_elements_of_an_unfinished_stanza_are_capped() -> None:
+    parser = opened(Limits(stanza_bytes=1 << 20, elements=100))
+    assert isinstance(parser.feed(b"<message>" + b"<a/>" * 1000)[-1], RemoteProtocolError)
+
+
+def test_caps_are_tight_before_authentication() -> None:
+    parser = StreamParser(LIMITS)
+    (_, error) = parser.feed(HEADER + GOOD.replace(b"hi", b"x" * 1100))
+    assert isinstance(error, RemoteProtocolError)
+    parser = StreamParser(LIMITS)
+    parser.feed(HEADER)
+    parser.authenticated = True
+    assert isinstance(parser.feed(GOOD.replace(b"hi", b"x" * 1100))[0], Stanza)
+
+
+def test_whitespace_keepalives_do_not_pile_up() -> None:
+    parser = opened()
+    for _ in range(20_000):
+        assert parser.feed(b"\n") == []
+    assert isinstance(parser.feed(GOOD)[0], Stanza)
+    assert parser._root.text is None
+
+
+def test_stanza_in_many_reads_comes_once() -> None:
+    for cut in range(1, len(GOOD)):
+        parser = opened()
+        items = parser.feed(b"\n" + GOOD + GOOD[:cut]) + parser.feed(GOOD[cut:] + b"\n\n" + GOOD)
+        assert [type(item) for item in items] == [Stanza] * 3
+
+
+@pytest.mark.parametrize(
+    ("header", "condition"),
+    [
+        (b"<!DOCTYPE a [<!ENTITY e 'x'>]>" + HEADER, StreamCondition.RESTRICTED_XML),
+        (b"<!-- c -->" + HEADER[21:], StreamCondition.RESTRICTED_XML),
+        (b"<?p i?>" + HEADER[21:], StreamCondition.RESTRICTED_XML),
+        (HEADER.replace(b"etherx", b"other"), StreamCondition.INVALID_NAMESPACE),
+        (b"<message xmlns='jabber:server'>", StreamCondition.BAD_FORMAT),
+        (b"<stream:stream>", StreamCondition.NOT_WELL_FORMED),
+        (b"GET / HTTP/1.1\r\n\r\n", StreamCondition.NOT_WELL_FORMED),
+        (b"\xef\xbb\xbf" + HEADER, None),
+        (HEADER.decode().encode("utf-16"), StreamCondition.UNSUPPORTED_ENCODING),
+        (HEADER.replace(b"?>", b" encoding='latin-1'?>"), StreamCondition.UNSUPPORTED_ENCODING),
+        (HEADER[:-1] + b" a='" + b"x" * 2000, StreamCondition.POLICY_VIOLATION),
+        (
+            HEADER[:-1] + b"".join(b" xmlns:p%d='u'" % n for n in range(20)) + b">",
+            StreamCondition.POLICY_VIOLATION,
+        ),
+    ],
+)
+def test_bad_header_is_named(header: bytes, condition: StreamCondition | None) -> None:
+    result = whole(header)
+    assert result == bytewise(header)
+    if condition is not None:
+        assert result == [condition]
+
+
+def test_greater_than_in_a_header_value_is_no_end() -> None:
+    (header, stanza) = StreamParser(LIMITS, authenticated=True).feed(
+        b"\n " + HEADER.replace(b" id='x1'", b" id='a>b'") + GOOD
+    )
+    assert isinstance(header, StreamHeader) and header.id == "a>b"
+    assert isinstance(stanza, Stanza)
+
+
+def test_restart_expects_a_new_header_or_the_end() -> None:
+    parser = opened()
+    parser.reset()
+    assert [type(item) for item in parser.feed(HEADER + GOOD)] == [StreamHeader, Stanza]
+    parser.reset()
+    assert parser.feed(b"</stream:stream>") == [StreamFooter()]
+
+
+def test_plain_prefix_and_other_content_namespace_are_reported() -> None:
+    header = b"<s:stream xmlns='jabber:client' xmlns:s='http://etherx.jabber.org/streams' to='b.example'>"
+    items = StreamParser(LIMITS).feed(header + b"</s:stream>")
+    assert isinstance(items[0], StreamHeader) and items[0].namespace == "jabber:client"
+    assert items[1:] == [StreamFooter()]
+
+
+FRAGMENTS = st.sampled_from(
+    [
+        GOOD,
+        *(
+            b"<message",
+            b" from='a.example'",
+            b" to='b.example'",
+            b">",
+            b"/>",
+            b"</message>",
+            b"<r ",
+        ),
+        *(b"xmlns='urn:xmpp:sm:3'", b"</stream:stream>", b"<stream:error>", b"</stream:error>"),
+        *(
+            b"&amp;",
+            b"&x;",
+            b"<![CDATA[",
+            b"]]>",
+            b"<!--",
+            b"-->",
+            b"<?x ?>",
+            b"\n",
+            b"text",
+            b"\xc3",
+        ),
+        *(b"<a>", b"</a>", b"<db:x/>", b"<y:z/>", b"<", b"'", b"\xa9", b"<presence ", b"<b/>" * 40),
+    ]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(FRAGMENTS, max_size=12), st.integers(1, 40))
+def test_any_fragments_give_the_same_whole_and_split(parts: list[bytes], step: int) -> None:
+    data = HEADER + b"".join(parts)
+    parser = StreamParser(LIMITS, authenticated=True)
+    pieces = [parser.feed(data[at : at + step]) for at in range(0, len(data), step)]
+    split = brief([item for items in pieces for item in items])
+    together = whole(data)
+    # Which of two faults in one read is found first may differ; what is delivered may not.
+    assert [x for x in split if not isinstance(x, StreamCondition)] == [
+        x for x in together if not isinstance(x, StreamCondition)
+    ]
+    assert isinstance(split[-1], StreamCondition) == isinstance(together[-1], StreamCondition)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=200), st.booleans())
+def test_any_bytes_give_elements_or_an_error(data: bytes, opened_before: bool) -> None:
+    parser = opened() if opened_before else StreamParser(LIMITS)
+    for item in parser.feed(data)[:-1]:
+        assert not isinstance(item, RemoteProtocolError)
