@@ -1,0 +1,57 @@
+import re
+from collections.abc import Callable
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from coordinator.accounts import ACCEPTED, ACKNOWLEDGED, Account, account_path, drop_index
+from coordinator.admin import metrics
+from coordinator.admin.overview import Overview
+from coordinator.config import Config
+from coordinator.reception import Link
+
+
+def values(text: str) -> dict[str, float]:
+    """Samples by name and labels, as a Prometheus client reads them."""
+    return {
+        sample.name + "".join(f",{key}={value}" for key, value in sorted(sample.labels.items())): (
+            sample.value
+        )
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_prometheus_reads_what_the_ledger_and_the_workers_say(
+    overview: Overview, connect: Callable[..., Link], config: Config
+):
+    connect(1, {"sessions": [{}], "routes": 4, "rss_bytes": 1024})
+    account = Account.create(account_path(config.gateway.state_dir, "gw1/w1.a"))
+    account.outbound[ACCEPTED] += 3
+    account.outbound[ACKNOWLEDGED] += 2
+    account.outbound[drop_index("type-error")] += 1
+    read = values(metrics.render(overview))
+    assert read["fedgate_stanzas_accepted_total,direction=outbound"] == 3
+    assert read["fedgate_stanzas_acknowledged_total,direction=outbound"] == 2
+    assert read["fedgate_stanzas_dropped_total,direction=outbound,reason=type-error"] == 1
+    assert read["fedgate_stanzas_in_flight,direction=inbound"] == 0
+    assert read["fedgate_sessions"] == 1
+    assert read["fedgate_routes"] == 4
+    assert read["fedgate_workers,state=running"] == 1
+    assert read["fedgate_workers,state=down"] == 1
+    assert read["fedgate_worker_rss_bytes,worker=w1"] == 1024
+    assert read["fedgate_worker_starts_total"] == 1
+    assert read["fedgate_degraded,what=worker:w2"] == 1
+    assert read["fedgate_redis_up"] == 1
+
+
+def test_no_label_holds_a_domain(overview: Overview, connect: Callable[..., Link]):
+    connect(1, {"sessions": [{"domain_pairs": [["a.example", "evil.example"]]}]})
+    assert "example" not in metrics.render(overview)
+
+
+def test_names_begin_with_fedgate_and_labels_are_escaped(overview: Overview):
+    text = metrics.render(overview)
+    assert all(re.match(r"(# (HELP|TYPE) )?fedgate_", line) for line in text.splitlines())
+    assert metrics._family("x", "gauge", "y", [({"a": 'q"\\\n'}, 1.5)]).endswith(
+        'x{a="q\\"\\\\\\n"} 1.5\n'
+    )

@@ -1,0 +1,1 @@
+"""Stands in for the data plane in the supervisor's tests."""

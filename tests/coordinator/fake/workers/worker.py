@@ -1,0 +1,78 @@
+"""A worker without a data plane: the real client, an account, and the ways in which workers end.
+
+It behaves as `<state_dir>/behaviour` says: "" (well), "boot-error", "crash", "deaf" (never stops).
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from coordinator import accounts
+from coordinator.client import ControlPlane
+from coordinator.config import Config
+from coordinator.configfile import load
+from coordinator.routes import DomainPair, worker_id
+
+PAIR = DomainPair("a.example", "b.example")
+
+
+def behaviour(config: Config) -> str:
+    path = Path(config.gateway.state_dir, "behaviour")
+    return path.read_text() if path.exists() else ""
+
+
+async def work(options: argparse.Namespace) -> int:
+    config = load(options.config)
+    how = behaviour(config)
+    if how == "boot-error":
+        print("fedgate: the key is not there; put it there", file=sys.stderr)
+        return 78
+    if how == "crash":
+        return 1
+    if how == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    plane = ControlPlane(config, worker_id(config, options.id, time.time()))
+    account = accounts.Account.create(
+        accounts.account_path(config.gateway.state_dir, plane.worker_id)
+    )
+    account.outbound[accounts.ACCEPTED] += 3
+    account.outbound[accounts.IN_FLIGHT_RESENDABLE] += 2
+    account.outbound[accounts.IN_FLIGHT_OURS] += 1
+    told_to_stop = asyncio.Event()
+
+    def on_command(verb: str) -> None:
+        print(f"{options.id} told to {verb}", file=sys.stderr, flush=True)
+        if verb != "reload" and how != "deaf":
+            told_to_stop.set()
+
+    plane.on_command = on_command
+    await plane.start()
+    route = await plane.acquire(PAIR)
+    session = {"domain_pairs": [PAIR], "direction": "outbound", "pid": os.getpid()}
+    plane.report(
+        {
+            "sessions": [session],
+            "routes": int(route.owner == plane.worker_id),
+            "rss_bytes": 1000,
+            "errors": [{"at": 1.0, "text": "an example"}],
+            "state": "running",
+        }
+    )
+    print(f"{options.id} works, sockets {options.sockets}", file=sys.stderr, flush=True)
+    await told_to_stop.wait()
+    account.outbound[accounts.IN_FLIGHT_RESENDABLE] -= 2
+    account.outbound[accounts.IN_FLIGHT_OURS] -= 1
+    account.outbound[accounts.ACKNOWLEDGED] += 3
+    await plane.close()
+    return 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    for option in ("--config", "--id", "--sockets"):
+        parser.add_argument(option)
+    sys.exit(asyncio.run(work(parser.parse_args())))

@@ -1,0 +1,82 @@
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from coordinator.processes import (
+    Lock,
+    Locked,
+    ProcessName,
+    name_of,
+    read_name,
+    stop_process,
+    this_process,
+    wait_gone,
+    write_atomically,
+    write_name,
+)
+
+STUBBORN = """
+import signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(flush=True)
+signal.pause()
+"""
+
+
+async def spawn(code: str) -> asyncio.subprocess.Process:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout
+    await process.stdout.readline()
+    return process
+
+
+def test_this_process_lives_and_one_with_its_pid_but_another_start_does_not():
+    name = this_process()
+    assert name.is_alive()
+    assert not ProcessName(name.pid, name.started + 1).is_alive()
+
+
+def test_a_name_is_kept_in_a_file(tmp_path: Path):
+    path = tmp_path / "w1.json"
+    write_name(path, this_process())
+    assert read_name(path) == this_process()
+    path.write_text("{")
+    assert read_name(path) is None
+    assert read_name(tmp_path / "none") is None
+
+
+async def test_a_process_that_ignores_term_is_killed():
+    process = await spawn(STUBBORN)
+    name = name_of(process.pid)
+    await stop_process(name, patience=0.05)
+    assert await process.wait() == -signal.SIGKILL
+    assert not name.is_alive()
+    await wait_gone(name)
+    name.send(signal.SIGTERM)  # nobody there: nothing happens
+
+
+def test_a_gone_process_never_counts_as_alive():
+    assert not name_of(2**22 + 1).is_alive()
+
+
+def test_a_replaced_file_has_the_mode_asked_for(tmp_path: Path):
+    path = tmp_path / "key"
+    write_atomically(path, b"one", mode=0o644)
+    write_atomically(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == ["key"]
+
+
+def test_a_lock_is_held_by_one_and_names_its_holder(tmp_path: Path):
+    with Lock(tmp_path / "lock"), pytest.raises(Locked) as caught, Lock(tmp_path / "lock"):
+        raise AssertionError("two holders")
+    assert caught.value.holder == str(os.getpid())
+    with Lock(tmp_path / "lock"):
+        pass  # free again

@@ -1,0 +1,96 @@
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from coordinator import startup
+from coordinator.accounts import Account, account_path
+from coordinator.config import Config, WebSocket
+from coordinator.embedded import EmbeddedRedis
+from coordinator.exits import ExitCode
+from coordinator.routes import DomainPair
+from coordinator.startup import StartFailed
+from coordinator.store import Store, redis_url
+
+
+def test_the_state_directory_lets_others_pass_to_the_authority_only(tmp_path: Path):
+    state = tmp_path / "deep" / "state"
+    startup.prepare(state)
+    startup.prepare(state)
+    assert state.stat().st_mode & 0o777 == 0o711
+    assert {(state / name).stat().st_mode & 0o777 for name in ("run", "ledger")} == {0o700}
+
+
+def test_a_state_directory_that_cannot_be_made_is_a_configuration_failure(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StartFailed, match=r"cannot use .*gateway\.state_dir") as caught:
+        startup.prepare(tmp_path / "file" / "state")
+    assert caught.value.code == ExitCode.CONFIGURATION
+
+
+def test_two_coordinators_on_one_state_directory_are_refused(tmp_path: Path):
+    startup.prepare(tmp_path)
+    with (
+        startup.locked(tmp_path),
+        pytest.raises(StartFailed, match=rf"another coordinator \(pid {os.getpid()}\)") as caught,
+        startup.locked(tmp_path),
+    ):
+        raise AssertionError("two coordinators")
+    assert caught.value.code == ExitCode.FAILURE
+    with startup.locked(tmp_path):
+        pass
+
+
+def test_an_unusable_lock_is_said(tmp_path: Path):
+    with pytest.raises(StartFailed, match="cannot use"), startup.locked(tmp_path):
+        raise AssertionError("locked without a directory")
+
+
+def test_each_failure_has_its_exit_code(config: Config, tmp_path: Path):
+    with pytest.raises(StartFailed) as caught:
+        startup.bind(replace(config, websocket=WebSocket(listen=("203.0.113.1:1",))), shared=True)
+    assert caught.value.code == ExitCode.CANNOT_BIND
+    (tmp_path / "dialback.secret").write_text("short")
+    with pytest.raises(StartFailed) as caught:
+        startup.authority(config)
+    assert caught.value.code == ExitCode.CERTIFICATE
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "text"),
+    [
+        ("redis://:secret@127.0.0.1:1/0", ExitCode.REDIS_UNREACHABLE, "no answer from redis://"),
+        ("http://127.0.0.1:1", ExitCode.CONFIGURATION, "is not usable"),
+    ],
+)
+async def test_an_unreachable_or_wrong_redis_is_one_line_without_the_password(url, code, text):
+    store = Store(url)
+    with pytest.raises(StartFailed, match=text) as caught:
+        await startup.connect(store, None)
+    assert caught.value.code == code
+    assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
+    await store.close()
+
+
+async def test_an_embedded_redis_that_cannot_run_is_a_failure(config: Config, tmp_path: Path):
+    with pytest.raises(StartFailed) as caught:
+        await startup.connect(Store(redis_url(config)), EmbeddedRedis(tmp_path / ("x" * 100)))
+    assert caught.value.code == ExitCode.FAILURE
+
+
+async def test_what_a_killed_coordinator_left_counts_as_dead_at_once(
+    config: Config, redis: EmbeddedRedis
+):
+    store = Store(redis_url(config))
+    await store.connect()
+    account = Account.create(account_path(config.gateway.state_dir, "gw1/w2.a"))
+    for worker in ("gw1/w1.a", "gw1/w2.a", "gw2/w1.a"):
+        await store.heartbeat(worker, 60.0, {})
+        await store.acquire(DomainPair("a.example", f"{worker[:3]}{worker[5]}.example"), worker, [])
+    await startup.forget_dead_workers(store, config)
+    assert sorted(await store.live_workers()) == ["gw1/w2.a", "gw2/w1.a"]
+    owners = {route.owner async for _, route in store.routes()}
+    assert owners == {"gw1/w2.a", "gw2/w1.a"}
+    account.close()
+    await store.close()
