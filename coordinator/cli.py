@@ -24,6 +24,9 @@ NOUNS = {
 }
 
 
+_PIPED_WIDTH = 240
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb and return its exit code."""
     options = parser().parse_args(arguments)
@@ -191,6 +194,8 @@ def _print_answer(options: argparse.Namespace, answer: Any) -> None:
     from coordinator.tables import table
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_PIPED_WIDTH)  # grep needs whole lines
     if options.watch is not None and console.is_terminal:
         console.clear()
     console.print(table(options.verb, answer))

@@ -7,12 +7,18 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-# Columns in reading order; whatever else an answer holds follows to the right.
+# What fits a terminal, in reading order; --json has all. Nouns with no list here show everything.
 _COLUMNS: dict[str, tuple[str, ...]] = {
-    "workers": ("id", "pid", "state", "sessions", "routes", "rss_bytes"),
-    "routes": ("local", "remote", "owner", "epoch"),
-    "sessions": ("domain_pairs", "direction", "worker", "authenticated_by", "since"),
-    "errors": ("at", "worker", "domain"),
+    "workers": (
+        *("id", "pid", "state", "sessions", "routes"),
+        *("rss_bytes", "cpu_seconds", "restarts", "connected_at"),
+    ),
+    "routes": ("local", "remote", "owner", "epoch", "live"),
+    "sessions": (
+        *("domain_pairs", "direction", "worker", "state", "authenticated_by"),
+        *("waiting", "unacknowledged", "since"),
+    ),
+    "errors": (),
 }
 _EMPTY = {
     "workers": "no workers",
@@ -20,7 +26,7 @@ _EMPTY = {
     "sessions": "no sessions",
     "errors": "no errors",
 }
-_TIMES = ("at", "since", "started_at", "until", "not_after")
+_TIMES = ("at", "since", "until", "not_after")
 _LONGEST_TEXT = 256
 
 
@@ -38,8 +44,7 @@ def _records(noun: str, rows: Sequence[Mapping[str, Any]], now: float) -> Table:
     if not rows:
         return _plain(title=None, columns=(_EMPTY[noun],))
     present = dict.fromkeys(key for row in rows for key in row)
-    columns = [key for key in _COLUMNS[noun] if key in present]
-    columns += [key for key in present if key not in columns]
+    columns = [key for key in _COLUMNS[noun] if key in present] or list(present)
     result = _plain(title=None, columns=columns)
     for row in rows:
         result.add_row(*(_cell(key, row.get(key), now) for key in columns))
@@ -49,6 +54,8 @@ def _records(noun: str, rows: Sequence[Mapping[str, Any]], now: float) -> Table:
 def _facts(noun: str, answer: Any, now: float) -> Table:
     result = _plain(title=None, columns=(noun, ""))
     for key, value in _flat(answer, "").items():
+        if key.startswith("ledger "):
+            continue  # the noun ledger shows it, side by side
         result.add_row(key, _cell(key.rpartition(" ")[2], value, now))
     return result
 
@@ -93,8 +100,10 @@ def _cell(key: str, value: Any, now: float) -> str:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int | float) and key in _TIMES:
+    if isinstance(value, int | float) and (key in _TIMES or key.endswith("_at")):
         return f"{_span(now - value)} ago" if value <= now else f"in {_span(value - now)}"
+    if isinstance(value, int | float) and key == "uptime":
+        return _span(value)
     if isinstance(value, int) and key.endswith("_bytes"):
         return f"{value / 1048576:,.1f} MiB"
     if isinstance(value, int):
