@@ -339,7 +339,7 @@ def test_restart_expects_a_new_header_or_the_end() -> None:
 
 
 def test_plain_prefix_and_other_content_namespace_are_reported() -> None:
-    header = b"<s:stream xmlns='jabber:client' xmlns:s='http://etherx.jabber.org/streams' to='b.example'>"
+    header = b"<s:stream xmlns='jabber:client' xmlns:s='http://etherx.jabber.org/streams'>"
     items = StreamParser(LIMITS).feed(header + b"</s:stream>")
     assert isinstance(items[0], StreamHeader) and items[0].namespace == "jabber:client"
     assert items[1:] == [StreamFooter()]
