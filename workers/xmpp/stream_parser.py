@@ -14,12 +14,19 @@ remembers the buffer of the text node it was writing, which must not be replaced
 import re
 import secrets
 from enum import IntEnum
-from typing import Literal, cast
 
 from lxml import etree
 
 from coordinator.config import Limits
 from workers.xmpp.errors import RemoteProtocolError, StreamCondition
+from workers.xmpp.incremental import (
+    elements,
+    in_order,
+    namespace_errors,
+    new_parser,
+    reads_back,
+    unreadable,
+)
 from workers.xmpp.namespaces import SERVER, STANZAS, STREAM_HEADER
 from workers.xmpp.parsed import (
     DTD,
@@ -104,7 +111,7 @@ class StreamParser:
         self._pending_bytes = 0
         self._pending_tags = 0
         self._unfinished = False
-        self._header_parser = _new_parser(("start", "comment", "pi"))
+        self._header_parser = new_parser(("start", "comment", "pi"))
 
     # The header.
 
@@ -148,10 +155,10 @@ class StreamParser:
             parser.feed(piece)
         except etree.XMLSyntaxError:
             raise RemoteProtocolError(NOT_WELL_FORMED) from None
-        for element in _elements(parser):
+        for element in elements(parser):
             if not isinstance(element.tag, str):
                 raise RemoteProtocolError(StreamCondition.RESTRICTED_XML, "comment or instruction")
-            if _namespace_errors(parser.feed_error_log):
+            if namespace_errors(parser.feed_error_log):
                 raise RemoteProtocolError(NOT_WELL_FORMED, "namespaces")
             self._held = b""
             return self._open(element)
@@ -191,10 +198,10 @@ class StreamParser:
 
     def _attach(self, beginning: bytes) -> None:
         """Begin the document of the body with the made-up root's start tag."""
-        self._parser = parser = _new_parser(("end", "comment", "pi"), _TAGS)
+        self._parser = parser = new_parser(("end", "comment", "pi"), _TAGS)
         # The probe, never seen by the peer, gives us the root; it leaves before the peer's bytes.
         parser.feed(beginning + f"<message xmlns='{SERVER}'/>".encode())
-        root = _elements(parser)[0].getparent()
+        root = elements(parser)[0].getparent()
         if root is None:
             raise AssertionError("the probe is a child of the root")
         self._root: etree._Element = root
@@ -255,13 +262,13 @@ class StreamParser:
         try:
             parser.feed(data)
         except etree.XMLSyntaxError:
-            failure = _unreadable(self._remembered + data)
+            failure = unreadable(self._remembered + data)
         self._remembered = (self._remembered + data[-_REMEMBERED:])[-_REMEMBERED:]
-        ended = _elements(parser)
+        ended = elements(parser)
         children = list(root)
         # Compared by identity, in C: every event was of a child of the root and no child lacks one.
         if ended != children and ended != children[:-1]:
-            ended, failure = _in_order(ended, children, failure)
+            ended, failure = in_order(ended, children, failure)
         elif len(children) > len(ended) and children[-1].tag not in KNOWN:
             failure = refusal(str(children[-1].tag))
         if len(parser.feed_error_log) != self._log_size:  # 0.3 µs a read
@@ -347,83 +354,15 @@ class StreamParser:
         """feed() only logs errors of namespaces. Nothing after such an error may be believed."""
         log = self._parser.feed_error_log
         self._log_size = len(log)
-        if failure is not None and not _namespace_errors(log):
+        if failure is not None and not namespace_errors(log):
             return ended, failure
-        if not _namespace_errors(log):
+        if not namespace_errors(log):
             return ended, None
         for at, element in enumerate(children):
-            if not _reads_back(element):
+            if not reads_back(element):
                 return ended[:at], RemoteProtocolError(NOT_WELL_FORMED, "namespaces")
         # The error left no trace in the tree (a forbidden declaration): it may be in any of them.
         return [], RemoteProtocolError(NOT_WELL_FORMED, "namespaces")
-
-
-def _elements(parser: etree.XMLPullParser) -> list[etree._Element]:
-    """The elements of all events: with those we ask for, every one has an element."""
-    return cast(list[etree._Element], [element for _, element in parser.read_events()])
-
-
-def _unreadable(data: bytes) -> RemoteProtocolError:
-    if DTD.search(data):
-        return RemoteProtocolError(StreamCondition.RESTRICTED_XML, "document type declaration")
-    return RemoteProtocolError(NOT_WELL_FORMED)
-
-
-_EventName = Literal["start", "end", "comment", "pi"]
-
-
-def _new_parser(
-    events: tuple[_EventName, ...], tags: list[str] | None = None
-) -> etree.XMLPullParser:
-    # Entities stay resolved: with resolve_entities=False feed() swallows undeclared ones. No DTD
-    # gets in that could declare any. collect_ids would let xml:id grow a table for ever.
-    return etree.XMLPullParser(
-        events=events, tag=tags, encoding="utf-8", no_network=True, collect_ids=False
-    )
-
-
-def _namespace_errors(log: etree._ListErrorLog) -> bool:
-    """Whether there is more than warnings (vcard-temp is a relative URI)."""
-    return any(entry.level == etree.ErrorLevels.ERROR for entry in log)
-
-
-def _reads_back(element: etree._Element) -> bool:
-    """Whether an element, possibly unfinished, is namespace-well-formed."""
-    try:
-        etree.fromstring(
-            etree.tostring(element, encoding="utf-8", with_tail=False),
-            etree.XMLParser(encoding="utf-8", no_network=True, collect_ids=False),
-        )
-    except etree.XMLSyntaxError:
-        return False
-    return True
-
-
-def _in_order(
-    ended: list[etree._Element],
-    children: list[etree._Element],
-    failure: RemoteProtocolError | None,
-) -> tuple[list[etree._Element], RemoteProtocolError | None]:
-    """The complete children up to the first that may not be there, and what is wrong with it."""
-    complete: list[etree._Element] = []
-    for element in ended:
-        if not isinstance(element.tag, str):
-            failure = RemoteProtocolError(StreamCondition.RESTRICTED_XML, "comment or instruction")
-            break
-        if len(complete) < len(children) and element is children[len(complete)]:
-            complete.append(element)
-        elif not _is_inside(element, children, len(complete)):
-            break  # an unknown element before it, found below
-    if len(complete) < len(children):
-        tag = children[len(complete)].tag
-        if isinstance(tag, str) and tag not in KNOWN:
-            failure = refusal(tag)
-    return complete, failure
-
-
-def _is_inside(element: etree._Element, children: list[etree._Element], at: int) -> bool:
-    """Whether an element that ended is nested in the child at `at`."""
-    return at < len(children) and children[at] in element.iterancestors()
 
 
 def _declare(piece: bytes, name: str, declaration: bytes) -> bytes:
