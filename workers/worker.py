@@ -23,7 +23,7 @@ from coordinator.pins import PinsUnreadable
 from workers.gateway.certificates import CertificateProblem
 from workers.gateway.discovery import Discovery
 from workers.gateway.hostmeta import InvalidHostMeta
-from workers.gateway.identity import TrustProblem
+from workers.gateway.identity import TrustProblem, TrustSources
 from workers.gateway.local_connector import LocalConnector
 from workers.gateway.local_listener import LocalListener
 from workers.gateway.local_trust import LocalTrust
@@ -36,7 +36,6 @@ from workers.gateway.siblings import Siblings
 from workers.gateway.source import Source
 from workers.gateway.steering import Steering
 from workers.gateway.tls import LeafContexts, OwnCertificates
-from workers.gateway.trust import TrustBundles
 
 log = logging.getLogger("workers.worker")
 
@@ -92,9 +91,11 @@ class Worker:
         certificates = OwnCertificates(config)
         for problem in certificates.problems:
             log.warning("%s", problem)
-        bundles = TrustBundles()
-        bundles.get(config.certificates.trust)
-        trust = LocalTrust(config, bundles)
+        authorities = TrustSources(config)
+        authorities.for_own_domains()
+        for domain in (*config.remote, "unknown.example"):
+            authorities.for_domain(domain)  # a bundle that cannot be read is an error of the start
+        trust = LocalTrust(config, authorities)
         path = accounts.account_path(config.gateway.state_dir, self._id)
         self.account = accounts.Account.create(path)
         await control.start()
@@ -107,7 +108,7 @@ class Worker:
         self.router = Router(
             config,
             self.account,
-            RemoteConnector(config, self.discovery, certificates, bundles, secret),
+            RemoteConnector(config, self.discovery, certificates, authorities, secret),
             LocalConnector(config, control, contexts, trust),
         )
         self.siblings = Siblings(config.gateway.state_dir, self._id)
@@ -117,7 +118,7 @@ class Worker:
             self.router,
             self.discovery,
             certificates,
-            bundles,
+            authorities,
             self.publication,
             secret,
         )

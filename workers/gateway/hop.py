@@ -22,6 +22,7 @@ from workers.xmpp import elements
 from workers.xmpp.errors import LocalProtocolError, StanzaCondition
 from workers.xmpp.events import Acknowledged, Event, StreamClosed, VerifyAnswered
 from workers.xmpp.stanza import Stanza, with_delay
+from workers.xmpp.stream import State
 
 log = logging.getLogger(__name__)
 
@@ -215,9 +216,9 @@ class Hop:
                 continue
             retry = FIRST_RETRY
             await self._use(session)
-            lost_at = self._loop.time()
             if not await self._is_needed():
                 return
+            lost_at = self._loop.time()
 
     def _is_late(self, lost_at: float) -> bool:
         return self._loop.time() - lost_at > self._limits.resend_timeout
@@ -269,7 +270,7 @@ class Hop:
     # Sending.
 
     def _flush(self, session: Session) -> None:
-        if not self.outbox.has_waiting:
+        if not self.outbox.has_waiting or session.stream.state is not State.ESTABLISHED:
             return
         session.stream.send_stanzas(self.outbox.take(self._mark_late))
         self._ask(session)

@@ -147,7 +147,16 @@ class TrustSources:
         Raises `TrustProblem`; ask once at start for every domain under `[remote]` and for one that
         is not there, so that operators learn of it early.
         """
-        source = self._config.remote_for(domain).trust or self._config.certificates.trust
+        return self._load(self._config.remote_for(domain).trust or self._config.certificates.trust)
+
+    def for_own_domains(self) -> Trust:
+        """The authorities that the local server's own certificate may come from.
+
+        Raises `TrustProblem`.
+        """
+        return self._load(self._config.certificates.trust)
+
+    def _load(self, source: str) -> Trust:
         trust = self._loaded.get(source)
         if trust is None:
             trust = self._loaded[source] = load_trust(source)

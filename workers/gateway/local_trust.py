@@ -8,8 +8,7 @@ from cryptography import x509
 
 from coordinator import pins
 from coordinator.config import Config
-from workers.gateway.identity import CertificateRejected, verify_peer
-from workers.gateway.trust import TrustBundles
+from workers.gateway.identity import CertificateRejected, TrustSources, verify_peer
 
 log = logging.getLogger(__name__)
 
@@ -17,9 +16,9 @@ log = logging.getLogger(__name__)
 class LocalTrust:
     """Recognises the local server by its pinned key, or by a certificate that verifies."""
 
-    def __init__(self, config: Config, bundles: TrustBundles) -> None:
+    def __init__(self, config: Config, authorities: TrustSources) -> None:
         self._config = config
-        self._bundles = bundles
+        self._authorities = authorities
         self._pins: pins.Pins = {}
         self.reload()
 
@@ -36,7 +35,7 @@ class LocalTrust:
         if pins.is_pinned(self._pins, domain, chain[0]):
             return ""
         try:
-            trust = self._bundles.get(self._config.certificates.trust)
+            trust = self._authorities.for_own_domains()
             verify_peer(chain, trust, time.time(), domain=domain)
         except CertificateRejected as exc:
             known = "not the pinned one" if domain in self._pins else "not pinned"

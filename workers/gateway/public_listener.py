@@ -9,12 +9,12 @@ from typing import Any
 
 from coordinator.config import Config
 from workers.gateway.discovery import Discovery
+from workers.gateway.identity import TrustSources
 from workers.gateway.publication import Publication
 from workers.gateway.remote_source import RemoteSource
 from workers.gateway.router import Router
 from workers.gateway.session import WebSocketSession
 from workers.gateway.tls import OwnCertificates
-from workers.gateway.trust import TrustBundles
 from workers.gateway.websocket_handshake import AcceptedWebSocket, Endpoint
 from workers.xmpp.framing import WebSocketFraming
 from workers.xmpp.parser import MessageParser
@@ -36,14 +36,14 @@ class PublicListener:
         router: Router,
         discovery: Discovery,
         certificates: OwnCertificates,
-        bundles: TrustBundles,
+        authorities: TrustSources,
         publication: Publication,
         dialback_secret: bytes,
     ) -> None:
         self.config = config
         self.router = router
         self.discovery = discovery
-        self.bundles = bundles
+        self.authorities = authorities
         self.sources: set[RemoteSource] = set()
         self.errors: deque[dict[str, Any]] = deque(maxlen=MAX_ERRORS)
         self._stream_config = StreamConfig(

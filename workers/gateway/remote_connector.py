@@ -12,11 +12,10 @@ from workers.gateway.channel import Channel
 from workers.gateway.discovery import Discovered, Discovery, NoUsableAddress
 from workers.gateway.hop import HopFailed
 from workers.gateway.hostmeta import InvalidHostMeta, Target, parse_url
-from workers.gateway.identity import CertificateRejected, verify_peer
+from workers.gateway.identity import CertificateRejected, TrustProblem, TrustSources, verify_peer
 from workers.gateway.negotiation import Negotiation, SeeOtherUri
 from workers.gateway.session import SessionOwner, WebSocketSession
 from workers.gateway.tls import OwnCertificates, client_context
-from workers.gateway.trust import TrustBundles
 from workers.gateway.websocket_handshake import WebSocketFailed, connect
 from workers.xmpp.framing import WebSocketFraming
 from workers.xmpp.initiating import InitiatingStream
@@ -37,13 +36,13 @@ class RemoteConnector:
         config: Config,
         discovery: Discovery,
         certificates: OwnCertificates,
-        bundles: TrustBundles,
+        authorities: TrustSources,
         dialback_secret: bytes,
     ) -> None:
         self._config = config
         self._discovery = discovery
         self._certificates = certificates
-        self._bundles = bundles
+        self._authorities = authorities
         self._secret = dialback_secret
 
     async def connect(
@@ -168,13 +167,15 @@ class RemoteConnector:
         try:
             verify_peer(
                 channel.peer_chain(),
-                self._bundles.get(self._discovery.trust_for(found.domain)),
+                self._authorities.for_domain(found.domain),
                 time.time(),
                 domain=found.domain,
                 delegated_hosts=hosts,
             )
         except CertificateRejected as exc:
             raise WebSocketFailed(f"certificate: {exc.reason}") from None
+        except TrustProblem as exc:
+            raise WebSocketFailed(str(exc)) from None
 
 
 def origin_of(target: Target) -> str:

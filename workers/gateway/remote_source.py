@@ -130,7 +130,7 @@ class RemoteSource(Source):
         if "external" not in listener.config.remote_for(domain).auth:
             return "EXTERNAL is not accepted from this domain"
         try:
-            trust = listener.bundles.get(listener.discovery.trust_for(domain))
+            trust = listener.authorities.for_domain(domain)
             names = verify_chain(self.session.peer_chain(), trust, time.time())
         except CertificateRejected as exc:
             return exc.reason
