@@ -40,10 +40,9 @@ def test_the_units_commands_are_understood() -> None:
     unit.read(DEPLOY / "fedgate.service")
     service = unit["Service"]
 
-    for key in ("ExecStartPre", "ExecStart"):
-        program, *arguments = shlex.split(service[key])
-        assert program == "/opt/fedgate/bin/fedgate"
-        assert parsed(arguments).config == "/etc/fedgate/fedgate.toml"
+    program, *arguments = shlex.split(service["ExecStart"])
+    assert program == "/opt/fedgate/bin/fedgate"
+    assert parsed(arguments).config == "/etc/fedgate/fedgate.toml"
     forbidden = {int(code) for code in service["RestartPreventExitStatus"].split()}
     assert forbidden == {
         ExitCode.USAGE,
