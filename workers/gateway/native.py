@@ -295,8 +295,8 @@ class _Side(asyncio.Protocol):
         assert self.transport is not None and self.other.transport is not None
         early, self._early = self._early or [], None
         if early:
-            self.other.transport.writelines(early)
-            self.transport.resume_reading()
+            self._pass_on(b"".join(early))
+            self.set_reading(True)
         if self.ended:
             self._end_other()
         if self.lost:
@@ -309,12 +309,17 @@ class _Side(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.bytes_read += len(data)
         if self._early is None:
-            assert self.other.transport is not None
-            self.other.transport.write(data)
+            self._pass_on(data)
         else:
             assert self.transport is not None
             self._early.append(data)
             self.transport.pause_reading()
+
+    def _pass_on(self, data: bytes) -> None:
+        transport = self.other.transport
+        # One that broke in this turn of the loop refuses writes before it tells that it is lost.
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
 
     def eof_received(self) -> bool:
         self.ended = True
@@ -328,13 +333,21 @@ class _Side(asyncio.Protocol):
             transport.write_eof()
         self._splice.half_closed()
 
+    def set_reading(self, wanted: bool) -> None:
+        """Read on, or let TCP hold the sender back."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        if wanted:
+            transport.resume_reading()
+        else:
+            transport.pause_reading()
+
     def pause_writing(self) -> None:
-        if self.other.transport is not None:
-            self.other.transport.pause_reading()
+        self.other.set_reading(False)
 
     def resume_writing(self) -> None:
-        if self.other.transport is not None:
-            self.other.transport.resume_reading()
+        self.other.set_reading(True)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True

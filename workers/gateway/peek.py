@@ -19,7 +19,7 @@ _TCP_ESTABLISHED = 1
 # White space, and the byte order mark that UTF-8 allows.
 _BEFORE_MARKUP = b" \t\r\n\xef\xbb\xbf"
 # A document type could declare entities; XMPP has neither it nor comments (RFC 6120 §11.1).
-_MARKUP_BEFORE = re.compile(rb"\s*(?:<\?xml[^>]*\?>)?\s*<!")
+_MARKUP_BEFORE = re.compile(rb"(?:<\?xml[^>]*\?>\s*)?<!")
 
 
 class PeekFailed(Exception):
@@ -86,10 +86,10 @@ def find_header(data: bytes) -> Peeked | None:
     """
     if data[:1] == bytes([_TLS_HANDSHAKE]):
         raise PeekFailed("TLS instead of a plaintext stream header: direct TLS is not served here")
-    begin = data.lstrip(_BEFORE_MARKUP)[:1]
-    if begin not in (b"", b"<"):
+    begin = data.lstrip(_BEFORE_MARKUP)
+    if begin[:1] not in (b"", b"<"):
         raise PeekFailed("not a stream header: text instead of XML")
-    if _MARKUP_BEFORE.match(data):
+    if _MARKUP_BEFORE.match(begin):
         raise PeekFailed("not a stream header: a declaration or a comment stands before it")
     parser = etree.XMLPullParser(
         events=("start",), resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False

@@ -41,7 +41,10 @@ class Steering:
     """Answers the local server's DNS queries. One per worker; all may share the sockets."""
 
     def __init__(self, config: Config, is_native: Callable[[str], bool]) -> None:
-        """`is_native(domain)` must answer at once: whether the domain is known to have no wss."""
+        """`is_native(domain)` must answer at once: whether the domain is known to have no wss.
+
+        Raises `InvalidAddress` or `InvalidDomain` for addresses that are none.
+        """
         self._config = config
         self._is_native = is_native
         listen = parse_address(config.local.dns) if config.local.dns else None
@@ -49,7 +52,9 @@ class Steering:
         upstreams = config.local.upstream_dns or system_resolvers()
         self._forwarder = Forwarder(upstreams, own=listen)
         local_port = parse_address(config.local.listen).port
-        self._srv = dnsmessage.srv_record(local_port, config.local.advertise, SRV_TTL)
+        self._srv = dnsmessage.srv_record(
+            local_port, normalise_domain(config.local.advertise), SRV_TTL
+        )
         self._udp: asyncio.DatagramTransport | None = None
         self._tcp: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()

@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import random
 import resource
 import socket
 import struct
@@ -259,6 +260,27 @@ async def test_a_side_that_broke_before_the_splice_ends_it():
     await writer.wait_closed()
 
 
+async def test_random_resets_leave_nothing_open_and_nothing_raised():
+    errors = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    noise = random.Random(7)
+    for _ in range(60):
+        ends = await Spliced().open(early=noise.randbytes(noise.choice([0, 100000])))
+        for turn in range(noise.randrange(12)):
+            for _, writer in (ends.local, ends.remote):
+                if noise.random() < 0.15 and not writer.is_closing():
+                    reset(writer) if noise.random() < 0.5 else writer.write_eof()
+                elif turn % 2 and not writer.is_closing() and writer.can_write_eof():
+                    with contextlib.suppress(RuntimeError):  # after write_eof
+                        writer.write(noise.randbytes(50000))
+            await asyncio.sleep(0)
+        for _, writer in (ends.local, ends.remote):
+            reset(writer)
+        async with asyncio.timeout(10):
+            await ends.splice.wait_closed()
+    assert errors == []
+
+
 async def test_a_thousand_splices_are_cheap():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -281,6 +303,8 @@ async def test_a_thousand_splices_are_cheap():
 
 
 def reset(writer):
+    if writer.transport.is_closing():
+        return
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()

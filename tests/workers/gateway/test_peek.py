@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import time
 
 import pytest
 from hypothesis import given
@@ -86,6 +87,13 @@ def test_no_prefix_of_a_header_is_taken_for_one_or_refused(header):
 def test_any_bytes_give_a_header_nothing_or_a_reason(data):
     with contextlib.suppress(PeekFailed):
         find_header(data)
+
+
+def test_white_space_without_end_costs_nothing():
+    started = time.process_time()
+    assert find_header(b" " * 8192) is None
+    assert find_header(b"<?xml version='1.0'?>" + b"\n" * 8192) is None
+    assert time.process_time() - started < 0.1
 
 
 async def test_a_header_is_seen_and_every_byte_stays(pair):
