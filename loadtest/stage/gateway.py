@@ -229,6 +229,20 @@ class Gateway:
         sessions: list[dict[str, Any]] = await self.api("sessions")
         return [s for s in sessions if not remote or remote in {r for _, r in s["domain_pairs"]}]
 
+    async def wait_session(self, remote: str, within: float = 10) -> list[dict[str, Any]]:
+        """The sessions with a remote domain, once workers have reported any (they do each second).
+
+        Raises `StageError`.
+        """
+        try:
+            async with asyncio.timeout(within):
+                while True:
+                    if sessions := await self.sessions(remote):
+                        return sessions
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise StageError(f"{self.name} has no session with {remote}") from None
+
     async def worker_pids(self) -> list[int]:
         return [int(worker["pid"]) for worker in await self.api("workers")]
 

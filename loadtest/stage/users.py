@@ -9,8 +9,6 @@ from xml.etree import ElementTree
 
 from slixmpp import ClientXMPP
 from slixmpp.xmlstream import ET
-from slixmpp.xmlstream.handler import Callback
-from slixmpp.xmlstream.matcher.base import MatcherBase
 
 from loadtest.stage.addresses import C2S_PORT
 
@@ -121,11 +119,6 @@ class Inbox:
         self._stanzas.clear()
 
 
-class _AnyStanza(MatcherBase):
-    def match(self, xml: Any) -> bool:
-        return xml.xml.tag in _STANZAS
-
-
 class User:
     """A logged-in client. `User.login()` makes one; `logout()` ends it."""
 
@@ -159,7 +152,7 @@ class User:
         client = _new_client(self.jid, self._password)
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         client.add_event_handler("session_start", lambda _: _settle(ready))
-        client.register_handler(Callback("inbox", _AnyStanza(""), self._on_stanza))
+        client.add_filter("in", self._on_stanza)
         client.connect(self._address, C2S_PORT)
         self._client = client
         try:
@@ -167,7 +160,10 @@ class User:
         except TimeoutError:
             await self.logout()
             raise AssertionError(f"{self.jid} could not log in within {within:g} s") from None
-        client.send_raw("<presence/>")
+        # Only who asked for its roster is told of subscriptions (RFC 6121 §3.1.3).
+        self.send_raw("<iq type='get' id='roster'><query xmlns='jabber:iq:roster'/></iq>")
+        await self.response("roster", within)
+        self.send_raw("<presence/>")
 
     async def logout(self) -> None:
         """Close the stream. Does nothing when logged out."""
@@ -227,8 +223,11 @@ class User:
     def new_id(cls) -> str:
         return f"s{next(cls._ids)}"
 
-    def _on_stanza(self, stanza: Any) -> None:
-        self.inbox.put(Received(stanza.xml))
+    def _on_stanza(self, stanza: Any) -> Any:
+        # A filter, not a handler: slixmpp still answers requests that nobody handles.
+        if stanza.xml.tag in _STANZAS:
+            self.inbox.put(Received(stanza.xml))
+        return stanza
 
 
 def _settle(future: asyncio.Future[None]) -> None:

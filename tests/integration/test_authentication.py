@@ -41,7 +41,7 @@ def _read(path: str) -> bytes:
 
 async def proofs(gateway: Gateway, remote: str) -> set[str]:
     """How the sessions with a remote domain were authenticated."""
-    sessions: list[dict[str, Any]] = await gateway.sessions(remote)
+    sessions: list[dict[str, Any]] = await gateway.wait_session(remote)
     return {session["authenticated_by"] for session in sessions}
 
 

@@ -35,7 +35,7 @@ async def test_the_conversation_goes_over_websocket(
     await listener.message("over the wall")
 
     gateway = stage.capulet_gateway if speaker.domain == CAPULET else stage.montague_gateway
-    sessions = await gateway.sessions(listener.domain)
+    sessions = await gateway.wait_session(listener.domain)
     assert [speaker.domain, listener.domain] in [
         pair for session in sessions for pair in session["domain_pairs"]
     ]
@@ -126,7 +126,7 @@ async def test_a_set_that_nobody_understands_is_refused(couple: tuple[User, User
 
 async def test_an_unknown_user_is_reported(couple: tuple[User, User]) -> None:
     speaker, listener = couple
-    error = await speaker.ask(f"nobody@{listener.domain}", "<ping xmlns='urn:xmpp:ping'/>")
+    error = await speaker.ask(f"nobody@{listener.domain}/none", "<ping xmlns='urn:xmpp:ping'/>")
     assert error.condition in ("service-unavailable", "item-not-found")
 
 
