@@ -158,6 +158,7 @@ class Supervisor:
         for slot in self._workforce.slots:
             await self._start_worker(slot)
         self._after(TICK, self._tick)
+        self._note_ready()  # without workers of our own we are
 
     def _cancel_timers_and_chores(self) -> None:
         for timer in self._timers:
@@ -287,6 +288,9 @@ class Supervisor:
             log.info("worker %s is ready, pid %d", link.worker, link.pid)
         elif slot.state in ("draining", "stopping"):
             self._reception.command(link.worker, "drain")
+        self._note_ready()
+
+    def _note_ready(self) -> None:
         if not self._was_ready and all(s.state == "running" for s in self._workforce.slots):
             self._was_ready = True
             log.info("ready, listening on %s", self._listeners.addresses())

@@ -91,8 +91,8 @@ class Overview:
     def workers(self) -> list[dict[str, Any]]:
         """Each slot of ours, then each worker that was started elsewhere."""
         shown = [self._slot_shown(slot) for slot in self._workforce.slots]
-        ours = {slot.pid for slot in self._workforce.slots}
-        others = (link for link in self._reception.links.values() if link.pid not in ours)
+        ours = {slot.worker for slot in self._workforce.slots}
+        others = (link for link in self._reception.links.values() if link.worker not in ours)
         return shown + [_link_shown(link, "running", 0) for link in others]
 
     async def routes(self) -> list[dict[str, Any]]:

@@ -66,7 +66,7 @@ async def test_a_worker_is_started_named_and_its_end_told(
     assert (slot.state, slot.starts) == ("starting", 1)
     force.kill_all()
     assert await ended.get() == (slot, -signal.SIGKILL)
-    assert force.is_gone and not (tmp_path / "w1.json").exists()
+    assert force.is_gone and read_name(tmp_path / "w1.json") is None
     force.signal(slot, signal.SIGTERM)  # nobody there: nothing happens
     await force.close()
 
@@ -81,4 +81,4 @@ async def test_orphans_are_found_by_name_and_stopped(tmp_path: Path):
     assert await stop_orphans(tmp_path) == 1
     assert await left.wait() == -signal.SIGTERM
     assert time.monotonic() - started < 3.0
-    assert not list(tmp_path.iterdir())
+    assert not orphans(tmp_path)
