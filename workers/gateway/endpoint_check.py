@@ -187,6 +187,7 @@ class EndpointCheck:
     async def _check_stream(self, session: WebSocketSession, watcher: "_Watcher") -> None:
         started = time.monotonic()
         session.start_timer()
+        assert isinstance(session.stream, InitiatingStream)
         session.stream.open()
         session.pump()
         try:
@@ -250,9 +251,9 @@ class _Watcher:
     def look_at(self, items: list[Element]) -> None:
         for item in items:
             # The second features, after authentication, no longer name the mechanisms.
-            is_element = isinstance(item, etree._Element)
-            if is_element and item.tag == namespaces.FEATURES and self.features is None:
-                self.features = parse_features(item)
+            if isinstance(item, etree._Element) and self.features is None:
+                if item.tag == namespaces.FEATURES:
+                    self.features = parse_features(item)
 
     def on_event(self, session: Session, event: Event) -> None:
         if isinstance(event, Authenticated):

@@ -32,7 +32,6 @@ class Upstream(asyncio.DatagramProtocol):
     async def stop(self):
         self._udp.close()
         self._tcp.close()
-        await self._tcp.wait_closed()
 
     def datagram_received(self, data, addr):
         try:
@@ -44,14 +43,17 @@ class Upstream(asyncio.DatagramProtocol):
                 self._udp.sendto(packet, addr)
 
     async def _on_connection(self, reader, writer):
-        size = int.from_bytes(await reader.readexactly(2), "big")
-        query = await reader.readexactly(size)
-        if not self.silent:
-            answer = self._answer(query, 65535)
-            writer.write(len(answer).to_bytes(2, "big") + answer)
-            await writer.drain()
-        writer.close()
-        await writer.wait_closed()
+        try:
+            size = int.from_bytes(await reader.readexactly(2), "big")
+            query = await reader.readexactly(size)
+            if not self.silent:
+                answer = self._answer(query, 65535)
+                writer.write(len(answer).to_bytes(2, "big") + answer)
+                await writer.drain()
+        except (OSError, EOFError):
+            pass  # the asker gave up
+        finally:
+            writer.transport.abort() if self.silent else writer.close()
 
     def _answer(self, wire, largest):
         query = dns.message.from_wire(wire)
