@@ -151,6 +151,7 @@ class Supervisor:
         self._overview = Overview(
             self.config, self._listeners, self._workforce, self._reception, self._store
         )
+        self._reception.on_gone = self._overview.keep_errors
         admin = AdminServer(self._overview, self._listeners.admin)
         await admin.start()
         stack.push_async_callback(admin.close)
