@@ -225,9 +225,14 @@ class Gateway:
         return ledger
 
     async def sessions(self, remote: str = "") -> list[dict[str, Any]]:
-        """The established wss sessions, or those with one remote domain."""
+        """The wss sessions, or those with one remote domain; streams passed through are not."""
         sessions: list[dict[str, Any]] = await self.api("sessions")
-        return [s for s in sessions if not remote or remote in {r for _, r in s["domain_pairs"]}]
+        return [
+            session
+            for session in sessions
+            if session["direction"] != "native"
+            and (not remote or remote in {other for _, other in session["domain_pairs"]})
+        ]
 
     async def wait_session(self, remote: str, within: float = 10) -> list[dict[str, Any]]:
         """The sessions with a remote domain, once workers have reported any (they do each second).

@@ -110,6 +110,15 @@ class Stage:
             files["/etc/ejabberd/ejabberd.yml"], files["/etc/ejabberd/inetrc"]
         )
 
+    async def repair(self) -> None:
+        """Start again what is not running of the servers and of the gateways that were attached."""
+        for server in self.servers:
+            if not server.process.is_running:
+                await server.start()
+        for gateway in self.gateways:
+            if gateway.config.exists() and not gateway.process.is_running:
+                await gateway.start()
+
     async def login(self, jid: str) -> User:
         """Log a user in at its server; it is logged out with the stage."""
         domain = jid.partition("@")[2].partition("/")[0]

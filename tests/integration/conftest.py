@@ -60,6 +60,14 @@ async def native_stage() -> AsyncIterator[Stage]:
             _stages.remove(stage)
 
 
+@pytest_asyncio.fixture(loop_scope="session", autouse=True)
+async def _whole_again(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """What a failed test left stopped must not fail the next."""
+    yield
+    if "stage" in request.fixturenames:
+        await request.getfixturevalue("stage").repair()
+
+
 @pytest_asyncio.fixture(loop_scope="session")
 async def juliet(stage: Stage) -> AsyncIterator[User]:
     """A user of the Prosody behind its gateway, freshly logged in."""
