@@ -87,6 +87,9 @@ class WebSocket:
         (), "CIDRs whose forwarded headers count", kind="network"
     )
     client_certificate_header: str = option("", "for example Client-Cert (RFC 9440)")
+    allow_unmasked: tuple[str, ...] = option(
+        (), "CIDRs of PeerTube peers that send unmasked frames", kind="network"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,8 @@ import logging
 import secrets
 import socket
 from collections import deque
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from coordinator.config import Config
@@ -60,6 +62,7 @@ class PublicListener:
             # Above the stanza limit, so that a stream error can name what was wrong (protocol A21).
             max_message=2 * config.limits.stanza_bytes,
             http_responder=publication,
+            allow_unmasked=_allowance(config.websocket.allow_unmasked),
         )
         self._servers: list[asyncio.Server] = []
 
@@ -112,6 +115,12 @@ class PublicListener:
         self.sources.add(source)
         session.start_timer()
         return session
+
+
+def _allowance(networks: Sequence[str]) -> Callable[[str], bool]:
+    """COMPAT(PeerTube livechat): its module sends unmasked frames, which RFC 6455 §5.1 forbids."""
+    allowed = [ip_network(network) for network in networks]
+    return lambda address: any(ip_address(address) in network for network in allowed)
 
 
 def new_stream_id() -> str:
