@@ -27,6 +27,7 @@ _SERVICE = "_xmpp-server._tcp."
 _DIRECT_TLS_SERVICE = "_xmpps-server._tcp."
 _IDLE_SECONDS = 10.0
 _MAX_CONNECTIONS = 256
+_FREE_PORT_ATTEMPTS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +69,13 @@ class Steering:
 
         Raises OSError when an address cannot be bound.
         """
-        loop = asyncio.get_running_loop()
         listen = self._listen or Address("127.0.0.1", 0)
-        if udp is None:
-            udp = _bind(listen, socket.SOCK_DGRAM)
-            listen = Address(*udp.getsockname()[:2])
+        if udp is None and tcp is None:
+            udp, tcp = _bind_both(listen)
+        udp = udp or _bind(listen, socket.SOCK_DGRAM)
+        tcp = tcp or _bind(listen, socket.SOCK_STREAM)
+        loop = asyncio.get_running_loop()
         self._udp, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=udp)
-        if tcp is None:
-            tcp = _bind(listen, socket.SOCK_STREAM)
         self._tcp = await asyncio.start_server(self._on_connection, sock=tcp)
 
     async def close(self) -> None:
@@ -222,11 +222,29 @@ class _Datagrams(asyncio.DatagramProtocol):
         log.debug("DNS socket: %s", exc)  # a client that closed its port too early
 
 
+def _bind_both(listen: Address) -> tuple[socket.socket, socket.socket]:
+    """One port for UDP and TCP; any free one (port 0) may turn out to be free for one only."""
+    attempts = 1 if listen.port else _FREE_PORT_ATTEMPTS
+    while True:
+        udp = _bind(listen, socket.SOCK_DGRAM)
+        try:
+            port = udp.getsockname()[1]
+            return udp, _bind(Address(listen.host, port), socket.SOCK_STREAM)
+        except OSError:
+            udp.close()
+            attempts -= 1
+            if not attempts:
+                raise
+
+
 def _bind(listen: Address, kind: socket.SocketKind) -> socket.socket:
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if listen.port:
+            # Workers without inherited sockets share the port. Not for any free one: that could
+            # be one that another process shares.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if kind == socket.SOCK_STREAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(tuple(listen))

@@ -18,11 +18,16 @@ class Upstream(asyncio.DatagramProtocol):
         self.forge = None  # rewrites an answer into the packets to send instead
 
     async def start(self):
-        self._tcp = await asyncio.start_server(self._on_connection, "127.0.0.1", 0)
-        self.port = self._tcp.sockets[0].getsockname()[1]
-        self._udp, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-            lambda: self, ("127.0.0.1", self.port)
-        )
+        while True:
+            self._tcp = await asyncio.start_server(self._on_connection, "127.0.0.1", 0)
+            self.port = self._tcp.sockets[0].getsockname()[1]
+            try:
+                self._udp, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+                    lambda: self, ("127.0.0.1", self.port)
+                )
+                break
+            except OSError:  # free for TCP only
+                self._tcp.close()
         return self
 
     @property
