@@ -148,8 +148,9 @@ class Session:
 
     def _send_ack(self) -> None:
         self._ack_scheduled = False
-        self.stream.send_ack()
-        self.write()
+        if not self.ended:
+            self.stream.send_ack()
+            self.pump()  # the last acknowledgement may end a stream that the peer has closed
 
     def _on_timer(self) -> None:
         self._timer = None

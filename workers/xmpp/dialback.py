@@ -38,8 +38,8 @@ class Outstanding:
         return len(self._asked)
 
     def ask(self, *question: str) -> bool:
-        """Remember a question; False if too many are open."""
-        if len(self._asked) >= self._limit:
+        """Remember a question; False if it is open already or too many others are."""
+        if question in self._asked or len(self._asked) >= self._limit:
             return False
         self._asked.add(question)
         return True

@@ -63,12 +63,16 @@ class StreamProtocolError(Exception):
 
 
 class RemoteProtocolError(StreamProtocolError):
-    """The peer broke a rule: `condition` is the stream error it is told, `text` may go with it."""
+    """The peer broke a rule: `condition` is the stream error it is told, `text` may go with it.
 
-    def __init__(self, condition: StreamCondition, text: str = "") -> None:
+    `detail` is a ready-made element in a namespace of its own (RFC 6120 §4.9.4).
+    """
+
+    def __init__(self, condition: StreamCondition, text: str = "", detail: bytes = b"") -> None:
         super().__init__(f"{condition.value}: {text}" if text else condition.value)
         self.condition = condition
         self.text = text
+        self.detail = detail
 
 
 class LocalProtocolError(StreamProtocolError):

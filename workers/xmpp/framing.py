@@ -12,9 +12,14 @@ from workers.xmpp.xml_text import attribute, character_data
 
 
 class Framing(Protocol):
-    """What the stream machine needs; `namespace` is what the peer's header must be in."""
+    """What the stream machine needs."""
 
     namespace: str
+    """What the peer's header must be in."""
+    bare_footer: bool
+    """Whether a closing tag may be written without a header before it."""
+    assumed_max_bytes: int
+    """The largest element of a peer that names no limit (XEP-0478); 0 is no limit."""
 
     def header(
         self,
@@ -85,6 +90,9 @@ class WebSocketFraming(_CommonFraming):
     """
 
     namespace = FRAMING_SERVER
+    bare_footer = True  # RFC 7395 §3.4: a refusal is `<close/>` alone
+    # COMPAT(xmpp-proxy 1.x): its default, beyond which it stops reading (protocol A21).
+    assumed_max_bytes = 262144
 
     def header(
         self,
@@ -112,6 +120,8 @@ class StreamFraming(_CommonFraming):
     """RFC 6120 §4.2: one long document per direction."""
 
     namespace = SERVER
+    bare_footer = False
+    assumed_max_bytes = 0
 
     def header(
         self,

@@ -6,7 +6,7 @@ from lxml import etree
 
 from workers.xmpp import elements, namespaces, sasl
 from workers.xmpp.dialback import Outstanding, dialback_key
-from workers.xmpp.errors import RemoteProtocolError, StreamCondition
+from workers.xmpp.errors import LocalProtocolError, RemoteProtocolError, StreamCondition
 from workers.xmpp.events import (
     Authenticated,
     AuthenticationFailed,
@@ -15,7 +15,15 @@ from workers.xmpp.events import (
 )
 from workers.xmpp.framing import Framing
 from workers.xmpp.parser import Element, StreamHeader
-from workers.xmpp.stream import Parser, ServerStream, State, StreamConfig, peer_domain
+from workers.xmpp.stream import (
+    Handlers,
+    Parser,
+    ServerStream,
+    State,
+    StreamConfig,
+    dialback_addresses,
+    peer_domain,
+)
 
 
 class InitiatingStream(ServerStream):
@@ -41,16 +49,22 @@ class InitiatingStream(ServerStream):
         self.target = target
         self.authenticated_by = ""
         self._external_failure = ""
+        self._answering_domain = ""
         self._results = Outstanding()
 
     def open(self) -> None:
-        """Send our stream header (RFC 6120 §4.2, RFC 7395 §3.4)."""
+        """Send our stream header (RFC 6120 §4.2, RFC 7395 §3.4). Once, else `LocalProtocolError`.
+
+        After STARTTLS and SASL the stream opens itself anew.
+        """
+        if self.state is not State.START:
+            raise LocalProtocolError(f"stream is {self.state.name}")
         self._ensure_header()
         self.state = State.WAIT_HEADER
 
-    def tls_established(self, now: float) -> None:
-        super().tls_established(now)
-        self.open()
+    def _restart(self) -> None:
+        super()._restart()
+        self._ensure_header()
 
     def _ensure_header(self) -> None:
         if not self._header_sent:
@@ -58,26 +72,31 @@ class InitiatingStream(ServerStream):
             self._header_sent = True
 
     def _on_header(self, header: StreamHeader) -> None:
+        self._answering_domain = header.sender or ""
         if header.namespace != self._framing.namespace:
             raise RemoteProtocolError(StreamCondition.INVALID_NAMESPACE)
-        # RFC 6120 §4.7.1: an answer in another domain's name is not the server we wanted. Some
-        # servers leave `from` out; the certificate or dialback then decides alone.
-        if header.sender and peer_domain(header.sender) != self.target:
-            raise RemoteProtocolError(StreamCondition.INVALID_FROM, "another domain answered")
         self.id = header.id or ""
         self.state = State.NEGOTIATING
 
-    def _on_nonza(self, element: etree._Element) -> None:
-        handler = _HANDLERS.get((self.state, element.tag))
-        if handler is None:
-            raise RemoteProtocolError(
-                StreamCondition.UNSUPPORTED_STANZA_TYPE, f"{element.tag} makes no sense now"
-            )
-        handler(self, element)
+    def _check_answer(self) -> None:
+        """RFC 6120 §4.7.1: an answer in another domain's name is not the server we wanted.
+
+        Not checked before features: §4.9.1.3 lets a server that does not know our target answer
+        in its own name, and the error that follows then says so. Some leave `from` out; the
+        certificate or dialback then decides alone.
+        """
+        if self._answering_domain and peer_domain(self._answering_domain) != self.target:
+            raise RemoteProtocolError(StreamCondition.INVALID_FROM, "another domain answered")
+
+    def _on_unexpected(self, element: etree._Element) -> None:
+        raise RemoteProtocolError(
+            StreamCondition.UNSUPPORTED_STANZA_TYPE, f"{element.tag} makes no sense now"
+        )
 
     def _on_features(self, element: etree._Element) -> None:
+        self._check_answer()
         features = elements.parse_features(element)
-        self.peer_max_bytes = features.max_bytes
+        self.peer_max_bytes = features.max_bytes or self._framing.assumed_max_bytes
         config = self.config
         if self.authenticated_by:
             self._on_final_features(features)
@@ -86,7 +105,7 @@ class InitiatingStream(ServerStream):
                 self._give_up("STARTTLS is not offered")
                 return
             self._out.append(elements.STARTTLS)
-            self.state = State.AUTHENTICATING
+            self.state = State.REQUESTING_TLS
         elif config.verify_only:
             self._establish()
             self._events.append(StreamEstablished())
@@ -104,8 +123,6 @@ class InitiatingStream(ServerStream):
             self._ready()
 
     def _on_proceed(self, element: etree._Element) -> None:
-        if self.secure or not self.config.require_tls:
-            raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, "TLS was not asked for")
         self.state = State.WAIT_TLS
         self._events.append(TlsStarting())
 
@@ -113,12 +130,9 @@ class InitiatingStream(ServerStream):
         self._give_up("the peer refused STARTTLS")
 
     def _on_success(self, element: etree._Element) -> None:
-        if not self.secure and self.config.require_tls:
-            raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION)
         self.authenticated_by = "external"
         self._events.append(Authenticated(self.sender, self.target, "external"))
         self._restart()
-        self.open()
 
     def _on_failure(self, element: etree._Element) -> None:
         self._try_dialback(f"SASL EXTERNAL failed: {elements.parse_sasl_failure(element)}")
@@ -140,10 +154,10 @@ class InitiatingStream(ServerStream):
         )
         self._results.ask(self.sender, self.target)
         self._out.append(elements.db_result(self.sender, self.target, key=key))
-        self.state = State.AUTHENTICATING
+        self.state = State.PROVING
 
     def _on_result(self, element: etree._Element) -> None:
-        sender, target = self._dialback_addresses(element)
+        sender, target = dialback_addresses(element)
         outcome = element.get("type")
         if outcome is None:
             raise RemoteProtocolError(
@@ -161,14 +175,24 @@ class InitiatingStream(ServerStream):
                 f"{self._external_failure}; {reason}" if self._external_failure else reason
             )
 
+    def _on_verify(self, element: etree._Element) -> None:
+        if element.get("type") is None:
+            raise RemoteProtocolError(
+                StreamCondition.UNSUPPORTED_STANZA_TYPE, "this stream goes one way (no bidi)"
+            )
+        self._on_verify_answer(element)
+
     def _on_enabled(self, element: etree._Element) -> None:
-        self.sent.enabled = True
+        # Both directions count (XEP-0198 §3), though on this one nothing comes back: Prosody asks
+        # an idle stream for an acknowledgement and wants its `h='0'`.
+        self.sent.enabled = self.received.enabled = True
         self._ready()
 
     def _on_enable_failed(self, element: etree._Element) -> None:
         self._ready()
 
     def _ready(self) -> None:
+        self._may_send = True
         self._establish()
         self._events.append(StreamEstablished())
 
@@ -176,17 +200,23 @@ class InitiatingStream(ServerStream):
         self._events.append(AuthenticationFailed(reason))
         self.close()
 
+    def _ignore(self, element: etree._Element) -> None:
+        """Servers may announce features again; nothing in them is ours to take up then."""
 
-_HANDLERS: dict[tuple[State, str], Callable[[InitiatingStream, etree._Element], None]] = {
-    (State.NEGOTIATING, namespaces.FEATURES): InitiatingStream._on_features,
-    (State.AUTHENTICATING, namespaces.PROCEED): InitiatingStream._on_proceed,
-    (State.AUTHENTICATING, namespaces.TLS_FAILURE): InitiatingStream._on_tls_failure,
-    (State.AUTHENTICATING, namespaces.SUCCESS): InitiatingStream._on_success,
-    (State.AUTHENTICATING, namespaces.FAILURE): InitiatingStream._on_failure,
-    (State.AUTHENTICATING, namespaces.RESULT): InitiatingStream._on_result,
-    (State.ENABLING, namespaces.SM_ENABLED): InitiatingStream._on_enabled,
-    (State.ENABLING, namespaces.SM_FAILED): InitiatingStream._on_enable_failed,
-    # Servers may announce features again; nothing in them is ours to take up then.
-    (State.ESTABLISHED, namespaces.FEATURES): lambda stream, element: None,
-    (State.ESTABLISHED, namespaces.RESULT): InitiatingStream._on_result,
-}
+    _handlers: Handlers = {
+        (State.NEGOTIATING, namespaces.FEATURES): _on_features,
+        (State.REQUESTING_TLS, namespaces.PROCEED): _on_proceed,
+        (State.REQUESTING_TLS, namespaces.TLS_FAILURE): _on_tls_failure,
+        (State.AUTHENTICATING, namespaces.SUCCESS): _on_success,
+        (State.AUTHENTICATING, namespaces.FAILURE): _on_failure,
+        (State.PROVING, namespaces.RESULT): _on_result,
+        (State.ENABLING, namespaces.SM_ENABLED): _on_enabled,
+        (State.ENABLING, namespaces.SM_FAILED): _on_enable_failed,
+        (State.ESTABLISHED, namespaces.FEATURES): _ignore,
+        (State.ESTABLISHED, namespaces.RESULT): _on_result,
+        (State.ESTABLISHED, namespaces.VERIFY): _on_verify,
+        (State.ESTABLISHED, namespaces.SM_REQUEST): ServerStream._on_ack_request,
+        (State.ESTABLISHED, namespaces.SM_ANSWER): ServerStream._on_ack,
+        (State.CLOSING, namespaces.VERIFY): ServerStream._on_verify_answer,
+        (State.CLOSING, namespaces.SM_ANSWER): ServerStream._on_ack,
+    }

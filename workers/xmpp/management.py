@@ -28,7 +28,10 @@ class Sent:
         return self.total - self.acknowledged
 
     def acknowledge(self, h: int) -> int:
-        """Return how many stanzas `h` newly covers. Raises `HandledCountTooHigh`."""
+        """Return how many stanzas `h`, below 2^32, newly covers. Raises `HandledCountTooHigh`.
+
+        A count that went backwards is, modulo 2^32, too high as well.
+        """
         count = (h - self.acknowledged) % MODULO
         if count > self.outstanding:
             raise HandledCountTooHigh(h, self.total % MODULO)
@@ -50,16 +53,24 @@ class Received:
     wire, so they are taken off first when the shell reports stanzas as handled.
     """
 
-    __slots__ = ("answered", "enabled", "handled", "uncounted")
+    __slots__ = ("answered", "enabled", "handled", "total", "uncounted")
 
     def __init__(self) -> None:
         self.enabled = False
         self.uncounted = 0
+        self.total = 0
         self.handled = 0
         self.answered = 0
 
+    @property
+    def pending(self) -> int:
+        """How many counted stanzas are received and not handled yet."""
+        return self.total - self.handled
+
     def receive(self, count: int) -> None:
-        if not self.enabled:
+        if self.enabled:
+            self.total += count
+        else:
             self.uncounted += count
 
     def mark_handled(self, count: int) -> None:

@@ -13,10 +13,20 @@ from workers.xmpp.events import (
     StreamEstablished,
     StreamOpened,
     TlsStarting,
+    VerifyRequested,
 )
 from workers.xmpp.framing import Framing
+from workers.xmpp.jid import InvalidJid, domain_of
 from workers.xmpp.parser import Element, StreamHeader
-from workers.xmpp.stream import Parser, ServerStream, State, StreamConfig, peer_domain
+from workers.xmpp.stream import (
+    Handlers,
+    Parser,
+    ServerStream,
+    State,
+    StreamConfig,
+    dialback_addresses,
+    peer_domain,
+)
 
 # RFC 6120 §6.4.5 asks for at least 2 and recommends no more than 5 attempts.
 MAX_AUTH_ATTEMPTS = 3
@@ -48,7 +58,7 @@ class ReceivingStream(ServerStream):
         self._authenticated = False
         self._attempts = 0
         self._keys = Outstanding()
-        self._announced_from = ""
+        self._questions = Outstanding()
 
     def offer(self, *, external: bool, dialback: bool, reason: str = "") -> None:
         """Answer the header: what this peer may use. `reason` says why not EXTERNAL, if not."""
@@ -60,7 +70,9 @@ class ReceivingStream(ServerStream):
             children.append(elements.mechanisms(sasl.MECHANISM))
         if dialback:
             children.append(elements.DIALBACK_FEATURE)
-        children.append(elements.limits(self.config.limits.preauth_bytes))
+        # After SASL new features follow, after dialback none: then these must last.
+        limits = self.config.limits
+        children.append(elements.limits(limits.stanza_bytes if dialback else limits.preauth_bytes))
         self._send_header_and_features(children)
         self.state = State.NEGOTIATING
 
@@ -79,6 +91,13 @@ class ReceivingStream(ServerStream):
         elif outcome == "invalid" and not self.pairs:
             self.close()  # XEP-0220 §2.2.1: the only pair was a lie
 
+    def answer_verify(
+        self, *, sender: str, target: str, id: str, outcome: str, error: str = ""
+    ) -> None:
+        """Answer `VerifyRequested`: addresses are those of the request, swapped here (§2.2.2)."""
+        if self.state < State.CLOSING and self._questions.settle(sender, target, id):
+            self._out.append(elements.db_verify(target, sender, id, type=outcome, error=error))
+
     def _send_header_and_features(self, children: list[bytes]) -> None:
         self._ensure_header()
         self._out.append(self._framing.features(children))
@@ -89,34 +108,34 @@ class ReceivingStream(ServerStream):
             self._out.append(self._framing.header(self.target, self.sender, self.id, response=True))
             self._header_sent = True
 
+    def _restart(self) -> None:
+        super()._restart()
+        self._keys, self._questions = Outstanding(), Outstanding()
+
     def _on_header(self, header: StreamHeader) -> None:
+        if not self.target:
+            # RFC 7395 §3.5: our header precedes a stream error, and echoes what can be read.
+            self.sender, self.target = _readable(header.sender), _readable(header.recipient)
         if header.namespace != self._framing.namespace:
             raise RemoteProtocolError(StreamCondition.INVALID_NAMESPACE)
         if not header.sender or not header.recipient:
-            self._remember(header)
             raise RemoteProtocolError(
                 StreamCondition.IMPROPER_ADDRESSING, "from and to are required"
             )
-        sender, target = peer_domain(header.sender), peer_domain(header.recipient)
-        if self.sender and (sender, target) != (self.sender, self.target):
+        pair = peer_domain(header.sender), peer_domain(header.recipient)
+        if pair != (self.sender, self.target):
             raise RemoteProtocolError(
                 StreamCondition.IMPROPER_ADDRESSING, "from and to may not change at a restart"
             )
-        self.sender, self.target = sender, target
         self._check_header(header)
         if self._authenticated:
             self._send_final_features()
         elif self.config.offer_tls and not self.secure:
             self._send_header_and_features([elements.STARTTLS_FEATURE])
-            self.state = State.NEGOTIATING
+            self.state = State.TLS_REQUIRED
         else:
             self.state = State.DECIDING
-            self._events.append(StreamOpened(sender, target, self.secure))
-
-    def _remember(self, header: StreamHeader) -> None:
-        """Keep what can be echoed in the header that precedes a stream error."""
-        self.sender = peer_domain(header.sender) if header.sender else ""
-        self.target = peer_domain(header.recipient) if header.recipient else ""
+            self._events.append(StreamOpened(self.sender, self.target, self.secure))
 
     def _check_header(self, header: StreamHeader) -> None:
         if header.version is None or header.version.partition(".")[0] != "1":
@@ -141,24 +160,26 @@ class ReceivingStream(ServerStream):
         self._establish()
         self._events.append(StreamEstablished())
 
-    def _on_nonza(self, element: etree._Element) -> None:
-        handler = _HANDLERS.get((self.state, element.tag))
-        if handler is not None:
-            handler(self, element)
-        elif not self._authenticated:
-            raise RemoteProtocolError(StreamCondition.NOT_AUTHORIZED, "authenticate first")
-        else:
-            raise RemoteProtocolError(
-                StreamCondition.UNSUPPORTED_STANZA_TYPE, f"{element.tag} makes no sense now"
-            )
+    def _on_unexpected(self, element: etree._Element) -> None:
+        if self.state is State.TLS_REQUIRED:
+            raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, "STARTTLS comes first")
+        if not self._authenticated:
+            raise RemoteProtocolError(StreamCondition.NOT_AUTHORIZED)
+        raise RemoteProtocolError(
+            StreamCondition.UNSUPPORTED_STANZA_TYPE, f"{element.tag} makes no sense now"
+        )
 
     def _on_starttls(self, element: etree._Element) -> None:
-        if self.secure or not self.config.offer_tls:
-            # RFC 7395 §3.9: a WebSocket is secured below, or not at all.
-            raise RemoteProtocolError(StreamCondition.UNSUPPORTED_STANZA_TYPE, "no STARTTLS here")
         self._out.append(elements.PROCEED)
         self.state = State.WAIT_TLS
         self._events.append(TlsStarting())
+
+    def _on_starttls_again(self, element: etree._Element) -> None:
+        # RFC 7395 §3.9: a WebSocket is secured below, or not at all.
+        raise RemoteProtocolError(StreamCondition.UNSUPPORTED_STANZA_TYPE, "no STARTTLS here")
+
+    def _on_early_auth(self, element: etree._Element) -> None:
+        self._out.append(elements.failure("encryption-required"))
 
     def _on_auth(self, element: etree._Element) -> None:
         self._attempts += 1
@@ -180,31 +201,50 @@ class ReceivingStream(ServerStream):
             raise sasl.SaslFailure("not-authorized", self._external_reason)
         sasl.check_initial_response(element.text, self.sender)
 
+    def _on_abort(self, element: etree._Element) -> None:
+        self._out.append(elements.failure("aborted"))  # RFC 6120 §6.5.1
+
     def _on_result(self, element: etree._Element) -> None:
-        sender, target = self._dialback_addresses(element)
+        sender, target = dialback_addresses(element)
         if element.get("type") is not None:
             return  # XEP-0220 §3.1: an answer to no question
-        if not self._dialback:
-            self._out.append(
-                elements.db_result(target, sender, type="error", error="not-authorized")
-            )
-        elif target not in self.config.hosts:
-            self._out.append(
-                elements.db_result(target, sender, type="error", error="item-not-found")
-            )
-        elif sender in self.config.hosts or not self._keys.ask(sender, target):
-            self._out.append(
-                elements.db_result(target, sender, type="error", error="resource-constraint")
-            )
+        error = self._why_no_dialback(sender, target)
+        if error:
+            self._out.append(elements.db_result(target, sender, type="error", error=error))
         else:
             key = (element.text or "").strip()
             self._events.append(DialbackKeyReceived(sender, target, key))
+
+    def _why_no_dialback(self, sender: str, target: str) -> str:
+        """XEP-0220 §2.5: the stanza condition of the refusal, "" if there is none."""
+        if not self._dialback:
+            return "not-authorized"
+        if target not in self.config.hosts:
+            return "item-not-found"
+        if sender in self.config.hosts:
+            return "not-acceptable"
+        return "" if self._keys.ask(sender, target) else "resource-constraint"
+
+    def _on_verify(self, element: etree._Element) -> None:
+        sender, target = dialback_addresses(element)
+        if element.get("type") is not None:
+            self._on_verify_answer(element)
+            return
+        id, key = element.get("id", ""), (element.text or "").strip()
+        if self._questions.ask(sender, target, id):
+            self._events.append(VerifyRequested(sender, target, id, key))
+        else:
+            self._out.append(
+                elements.db_verify(target, sender, id, type="error", error="resource-constraint")
+            )
 
     def _on_enable(self, element: etree._Element) -> None:
         if self.received.enabled or not self.config.use_management:
             self._out.append(elements.sm_failed("unexpected-request"))
             return
-        self.received.enabled = True
+        # Both directions count (XEP-0198 §3), though here nothing is sent back: Prosody
+        # acknowledges nothing with `h='0'` when it closes.
+        self.sent.enabled = self.received.enabled = True
         self._out.append(elements.SM_ENABLED)
 
     def _on_resume(self, element: etree._Element) -> None:
@@ -215,17 +255,31 @@ class ReceivingStream(ServerStream):
         self.pairs.add((sender, target))
         self._events.append(Authenticated(sender, target, by))
 
+    def _ignore(self, element: etree._Element) -> None:
+        """XEP-0288: bidi was not offered; it needs no answer, so it does no harm."""
 
-def _ignore(stream: ReceivingStream, element: etree._Element) -> None:
-    """XEP-0288: bidi was not offered; RFC 6120 lets us ignore what needs no answer."""
+    _handlers: Handlers = {
+        (State.TLS_REQUIRED, namespaces.STARTTLS): _on_starttls,
+        (State.TLS_REQUIRED, namespaces.AUTH): _on_early_auth,
+        (State.NEGOTIATING, namespaces.STARTTLS): _on_starttls_again,
+        (State.NEGOTIATING, namespaces.AUTH): _on_auth,
+        (State.NEGOTIATING, namespaces.ABORT): _on_abort,
+        (State.NEGOTIATING, namespaces.RESULT): _on_result,
+        (State.NEGOTIATING, namespaces.VERIFY): _on_verify,
+        (State.NEGOTIATING, namespaces.BIDI_ELEMENT): _ignore,
+        (State.ESTABLISHED, namespaces.RESULT): _on_result,
+        (State.ESTABLISHED, namespaces.VERIFY): _on_verify,
+        (State.ESTABLISHED, namespaces.SM_ENABLE): _on_enable,
+        (State.ESTABLISHED, namespaces.SM_RESUME): _on_resume,
+        (State.ESTABLISHED, namespaces.SM_REQUEST): ServerStream._on_ack_request,
+        (State.ESTABLISHED, namespaces.SM_ANSWER): ServerStream._on_ack,
+        (State.CLOSING, namespaces.SM_ANSWER): ServerStream._on_ack,
+    }
 
 
-_HANDLERS: dict[tuple[State, str], Callable[[ReceivingStream, etree._Element], None]] = {
-    (State.NEGOTIATING, namespaces.STARTTLS): ReceivingStream._on_starttls,
-    (State.NEGOTIATING, namespaces.AUTH): ReceivingStream._on_auth,
-    (State.NEGOTIATING, namespaces.RESULT): ReceivingStream._on_result,
-    (State.NEGOTIATING, namespaces.BIDI_ELEMENT): _ignore,
-    (State.ESTABLISHED, namespaces.RESULT): ReceivingStream._on_result,
-    (State.ESTABLISHED, namespaces.SM_ENABLE): ReceivingStream._on_enable,
-    (State.ESTABLISHED, namespaces.SM_RESUME): ReceivingStream._on_resume,
-}
+def _readable(text: str | None) -> str:
+    """The domain as the peer wrote it, "" if there is none."""
+    try:
+        return domain_of(text or "")
+    except InvalidJid:
+        return ""

@@ -1,6 +1,5 @@
 """SASL EXTERNAL between servers (RFC 6120 §6, XEP-0178)."""
 
-import binascii
 from base64 import b64decode, b64encode
 
 from workers.xmpp.jid import InvalidJid, domain_of
@@ -31,7 +30,7 @@ def check_initial_response(text: str | None, expected: str) -> None:
         return
     try:
         identity = b64decode(text, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # not ASCII, not base64, or not UTF-8 inside
         raise SaslFailure("incorrect-encoding") from None
     try:
         matches = domain_of(identity) == expected and "@" not in identity and "/" not in identity

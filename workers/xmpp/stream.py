@@ -9,14 +9,11 @@ Rules of this file: a handler either changes state, queues bytes and events, or 
 `RemoteProtocolError`; only `receive` turns that into a stream error on the wire.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from lxml import etree
 
-from coordinator.config import Limits
 from workers.xmpp import elements, namespaces
 from workers.xmpp.dialback import Outstanding
 from workers.xmpp.errors import LocalProtocolError, RemoteProtocolError, StreamCondition
@@ -27,73 +24,38 @@ from workers.xmpp.events import (
     StreamClosed,
     StreamFailed,
     VerifyAnswered,
-    VerifyRequested,
 )
 from workers.xmpp.framing import Framing
 from workers.xmpp.jid import InvalidJid, domain_of
-from workers.xmpp.management import HandledCountTooHigh, Received, Sent
+from workers.xmpp.management import MODULO, HandledCountTooHigh, Received, Sent
 from workers.xmpp.parser import Element, StreamFooter, StreamHeader
 from workers.xmpp.stanza import Stanza
+from workers.xmpp.state import Parser, State, StreamConfig
+
+__all__ = [
+    "Handlers",
+    "Parser",
+    "ServerStream",
+    "State",
+    "StreamConfig",
+    "dialback_addresses",
+    "peer_domain",
+]
 
 # A peer that negotiates for longer is not going to make it (Prosody: 90 s, ejabberd: 120 s; our
 # caller waits 10 s at most, so a longer patience would only hold sockets).
 NEGOTIATION_TIMEOUT = 30.0
 
+# What a role makes of each nonza in each state. What is in no table is unexpected.
+Handlers = Mapping[tuple[State, str], Callable[[Any, etree._Element], None]]
 
-class State(IntEnum):
-    """Where the stream is. Order matters: everything from CLOSING on sends nothing more."""
-
-    START = 0
-    """Nothing sent or received (initiating: header not yet sent)."""
-    WAIT_HEADER = 1
-    """The peer's stream header must come next, first or after a restart."""
-    DECIDING = 2
-    """Receiving: the header is in, the shell decides what to offer."""
-    NEGOTIATING = 3
-    """Features are out (receiving) or awaited (initiating)."""
-    WAIT_TLS = 4
-    """STARTTLS was agreed; every byte in between is discarded."""
-    AUTHENTICATING = 5
-    """Initiating: SASL or dialback awaits its result."""
-    ENABLING = 6
-    """Initiating: `<enable/>` awaits its answer."""
-    ESTABLISHED = 7
-    """Stanzas may flow."""
-    CLOSING = 8
-    """Our closing tag is out; the peer may still send."""
-    CLOSED = 9
-    """Over."""
-
-
-class Parser(Protocol):
-    """What both parsers offer a stream."""
-
-    authenticated: bool
-
-    def reset(self) -> None: ...
-
-
-@dataclass(slots=True, kw_only=True)
-class StreamConfig:
-    """What a stream needs to know; values only, no policy objects."""
-
-    limits: Limits = field(default_factory=Limits)
-    dialback_secret: bytes = b""
-    offer_tls: bool = False
-    """Receiving on TCP: STARTTLS comes before anything else."""
-    require_tls: bool = False
-    """Initiating on TCP: do not authenticate before STARTTLS."""
-    use_external: bool = True
-    use_dialback: bool = True
-    use_management: bool = True
-    verify_only: bool = False
-    """Initiating: stop after features; only `send_verify` is wanted."""
-    hosts: frozenset[str] = frozenset()
-    """Receiving: the domains this side answers for."""
+_NO_PAIRS: frozenset[tuple[str, str]] = frozenset()
 
 
 class ServerStream:
     """The shared half: framing, errors, closing, acknowledgements, dialback verification."""
+
+    _handlers: Handlers = {}
 
     def __init__(
         self,
@@ -111,7 +73,7 @@ class ServerStream:
         self.pairs: set[tuple[str, str]] = set()
         self.sent = Sent()
         self.received = Received()
-        self.peer_max_bytes = 0
+        self.peer_max_bytes = framing.assumed_max_bytes
         self.secure = False
         self._framing = framing
         self._parse = parse
@@ -121,34 +83,45 @@ class ServerStream:
         self._events: list[Event] = []
         self._out: list[bytes] = []
         self._verifies = Outstanding()
+        self._may_send = False
+        self._see_other_uri: str | None = None
 
     # What the shell calls.
 
     def receive(self, data: bytes | list[bytes]) -> None:
-        """Take a chunk (TCP) or the messages of one read (WebSocket); drain both queues after."""
-        if self.state is State.CLOSED or self.state is State.WAIT_TLS:
-            return  # RFC 6120 §5.4.3.3: nothing in clear counts once TLS was agreed
+        """Take a chunk (TCP) or the messages of one read (WebSocket); drain both queues after.
+
+        Never raises for what is in them.
+        """
+        if self.state in _DEAF:
+            return
         try:
             self._take(self._parse(data))
         except RemoteProtocolError as exc:
-            self.fail(exc.condition, exc.text)
+            self.fail(exc.condition, exc.text, exc.detail)
 
     def receive_eof(self) -> None:
         """The connection below is gone."""
-        if self.state is not State.CLOSED:
-            # COMPAT(xmpp-proxy): it ends TCP right after its closing tag, or instead of one.
-            self._finish(clean=self.state is State.CLOSING)
+        # COMPAT(xmpp-proxy 1.x): it ends TCP right after its closing tag, or instead of one.
+        self._finish(clean=self.state in (State.SETTLING, State.CLOSING))
 
     def send_stanzas(self, stanzas: list[Stanza]) -> None:
-        """Queue stanzas of an authenticated pair. Raises `LocalProtocolError` before that."""
-        if self.state is not State.ESTABLISHED:
-            raise LocalProtocolError(f"stream is {self.state.name}")
+        """Queue stanzas of the authenticated pair.
+
+        Raises `LocalProtocolError` before `StreamEstablished`, on a stream that was opened to us
+        (it goes one way) or only to verify keys.
+        """
+        if self.state is not State.ESTABLISHED or not self._may_send:
+            raise LocalProtocolError(f"no stanzas are sent here, the stream is {self.state.name}")
         self._out += [stanza.data for stanza in stanzas]
         if self.sent.enabled:
             self.sent.total += len(stanzas)
 
     def send_element(self, data: bytes) -> None:
-        """Queue a stanza of our own that nobody acknowledges, where XEP-0198 counts nothing."""
+        """Queue a stanza of our own that nobody acknowledges, where XEP-0198 counts nothing.
+
+        Raises `LocalProtocolError` where it does; is silently left out on a closing stream.
+        """
         if self.sent.enabled:
             raise LocalProtocolError("the peer would count it")
         if self.state is State.ESTABLISHED:
@@ -166,44 +139,48 @@ class ServerStream:
 
     def send_ack(self) -> None:
         """Tell the peer what is handled if it does not know yet."""
-        if self.state is State.ESTABLISHED and self.received.has_news():
-            self._out.append(elements.sm_answer(self.received.answer()))
+        if self.state is State.SETTLING:
+            self._settle()
+        elif self.state is State.ESTABLISHED:
+            self._acknowledge()
 
     def send_verify(self, *, sender: str, target: str, id: str, key: str) -> None:
-        """Ask the authoritative server about a key; `VerifyAnswered` follows (XEP-0220 §2.1.2)."""
-        if self.state not in (State.NEGOTIATING, State.ESTABLISHED):
+        """Ask the authoritative server about a key; `VerifyAnswered` follows (XEP-0220 §2.1.2).
+
+        Raises `LocalProtocolError` if the stream is not established, the same question is open or
+        64 others are.
+        """
+        if self.state is not State.ESTABLISHED:
             raise LocalProtocolError(f"stream is {self.state.name}")
         if not self._verifies.ask(sender, target, id):
-            raise LocalProtocolError("too many verifications open")
+            raise LocalProtocolError("this verification is open, or too many are")
         self._out.append(elements.db_verify(sender, target, id, key=key))
 
-    def answer_verify(
-        self, *, sender: str, target: str, id: str, outcome: str, error: str = ""
-    ) -> None:
-        """Answer `VerifyRequested`: addresses are those of the request, swapped here (§2.2.2)."""
-        if self.state < State.CLOSING:
-            self._out.append(elements.db_verify(target, sender, id, type=outcome, error=error))
-
     def close(self, see_other_uri: str | None = None) -> None:
-        """Close our direction; `StreamClosed` follows when the peer has closed too."""
+        """Close our direction; `StreamClosed` follows when the peer has closed too.
+
+        Before our header: on WebSocket a bare `<close/>` (RFC 7395 §3.4), on TCP nothing at all.
+        """
         if self.state >= State.CLOSING:
             return
-        if not self._header_sent:
+        if self.state is State.SETTLING:
+            self._settle(at_once=True)
+            return
+        if not self._may_write_footer():
             self._finish(clean=True)
             return
         self.send_ack()  # XEP-0198 §4: recommended before a clean close
         self._out.append(self._framing.footer(see_other_uri))
         self.state = State.CLOSING
 
-    def fail(self, condition: StreamCondition, text: str = "") -> None:
+    def fail(self, condition: StreamCondition, text: str = "", detail: bytes = b"") -> None:
         """End the stream with an error (RFC 6120 §4.9): header if needed, error, closing tag."""
-        if self.state >= State.CLOSING:
-            self._finish(clean=False)
-            return
-        self._ensure_header()
-        self._out.append(self._framing.error(condition, text))
-        self._out.append(self._framing.footer())
-        self._events.append(StreamFailed(condition, text, by_peer=False))
+        if self.state < State.CLOSING:
+            if self.state is not State.WAIT_TLS:
+                self._ensure_header()
+                self._out.append(self._framing.error(condition, text, detail))
+                self._out.append(self._framing.footer())
+            self._events.append(StreamFailed(condition, text, by_peer=False))
         self._finish(clean=False)
 
     def tls_established(self, now: float) -> None:
@@ -236,7 +213,7 @@ class ServerStream:
     def _on_header(self, header: StreamHeader) -> None:
         raise NotImplementedError
 
-    def _on_nonza(self, element: etree._Element) -> None:
+    def _on_unexpected(self, element: etree._Element) -> None:
         raise NotImplementedError
 
     def _ensure_header(self) -> None:
@@ -246,7 +223,7 @@ class ServerStream:
 
     def _take(self, items: list[Element]) -> None:
         stanzas: list[Stanza] = []
-        pairs = self.pairs
+        pairs = self._accepted_pairs()
         for item in items:
             if type(item) is Stanza:  # the common case first
                 if (item.sender_domain, item.target_domain) not in pairs:
@@ -258,9 +235,14 @@ class ServerStream:
                 self._flush_stanzas(stanzas)
                 stanzas = []
             self._take_other(item)
-            if self.state is State.WAIT_TLS or self.state is State.CLOSED:
+            if self.state in _DEAF:
                 return
+            pairs = self._accepted_pairs()
         self._flush_stanzas(stanzas)
+
+    def _accepted_pairs(self) -> set[tuple[str, str]] | frozenset[tuple[str, str]]:
+        # Between SASL success and the new header the pair is known, but there is no stream.
+        return self.pairs if self.state in (State.ESTABLISHED, State.CLOSING) else _NO_PAIRS
 
     def _flush_stanzas(self, stanzas: list[Stanza]) -> None:
         if not stanzas:
@@ -275,27 +257,31 @@ class ServerStream:
         if isinstance(item, RemoteProtocolError):
             raise item
         if isinstance(item, StreamHeader):
-            if self.state is not State.WAIT_HEADER:
-                raise RemoteProtocolError(StreamCondition.CONFLICT, "the stream is already open")
-            self._on_header(item)
+            self._take_header(item)
         elif isinstance(item, StreamFooter):
             self._on_footer(item)
         elif isinstance(item, Stanza):
             raise AssertionError("stanzas are taken by _take")
-        elif self.state is State.CLOSING:
-            pass  # RFC 6120 §4.4: keep processing until the peer closes; negotiation is moot
         elif item.tag == namespaces.STREAM_ERROR:
             self._on_stream_error(item)
-        elif not self._on_shared_nonza(item):
-            self._on_nonza(item)
+        elif handler := self._handlers.get((self.state, item.tag)):
+            handler(self, item)
+        elif self.state is not State.CLOSING:
+            # RFC 6120 §4.4: when closing we go on processing, but negotiation is moot.
+            self._on_unexpected(item)
+
+    def _take_header(self, header: StreamHeader) -> None:
+        if self.state is State.WAIT_HEADER:
+            self._on_header(header)
+        elif self.state is not State.CLOSING:  # we may close before the answer to ours is in
+            raise RemoteProtocolError(StreamCondition.CONFLICT, "the stream is already open")
 
     def _refuse(self, stanza: Stanza) -> None:
         """RFC 6120 §4.9.3.12, §8.1: say which rule the addresses broke."""
-        if not self.pairs:
-            raise RemoteProtocolError(
-                StreamCondition.NOT_AUTHORIZED, "authenticate before sending stanzas"
-            )
-        if all(stanza.sender_domain != sender for sender, _ in self.pairs):
+        accepted = self._accepted_pairs()
+        if not accepted:
+            raise RemoteProtocolError(StreamCondition.NOT_AUTHORIZED)
+        if all(stanza.sender_domain != sender for sender, _ in accepted):
             raise RemoteProtocolError(
                 StreamCondition.INVALID_FROM, f"{stanza.sender_domain} is not authenticated here"
             )
@@ -303,67 +289,83 @@ class ServerStream:
             StreamCondition.HOST_UNKNOWN, f"{stanza.target_domain} is not the target of this stream"
         )
 
-    def _on_footer(self, footer: StreamFooter) -> None:
-        answered = self.state is State.CLOSING
-        if not answered and self._header_sent:
-            self.send_ack()
-            self._out.append(self._framing.footer())
-        self._finish(clean=True, answered=answered, see_other_uri=footer.see_other_uri)
-
     def _on_stream_error(self, element: etree._Element) -> None:
         condition, text = elements.parse_stream_error(element)
         self._events.append(StreamFailed(condition, text, by_peer=True))
-        if self._header_sent:
+        if self.state is not State.CLOSING and self._may_write_footer():
             self._out.append(self._framing.footer())
         self._finish(clean=False)
 
-    def _on_shared_nonza(self, element: etree._Element) -> bool:
-        """Handle what both roles understand; False if it was not that."""
-        tag = element.tag
-        if tag == namespaces.SM_REQUEST and self.received.enabled:
-            self._out.append(elements.sm_answer(self.received.answer()))
-        elif tag == namespaces.SM_ANSWER and self.sent.enabled:
-            self._on_ack(element)
-        elif tag == namespaces.VERIFY:
-            self._on_verify(element)
+    # Closing.
+
+    def _on_footer(self, footer: StreamFooter) -> None:
+        if self.state is State.CLOSING:
+            self._finish(clean=True, answered=True, see_other_uri=footer.see_other_uri)
+        elif self.state is State.ESTABLISHED and self.received.enabled and self.received.pending:
+            # Our direction is still open. The peer would take what we acknowledge too late for
+            # lost and return it to its senders, or send it twice.
+            self.state = State.SETTLING
+            self._see_other_uri = footer.see_other_uri
         else:
+            self._close_after(footer.see_other_uri)
+
+    def _settle(self, *, at_once: bool = False) -> None:
+        if at_once or not self.received.pending:
+            self._close_after(self._see_other_uri)
+
+    def _close_after(self, see_other_uri: str | None) -> None:
+        """The peer closed first: acknowledge, close as well."""
+        if self.state in (State.ESTABLISHED, State.SETTLING):
+            self._acknowledge()
+        if self._may_write_footer():
+            self._out.append(self._framing.footer())
+        self._finish(clean=True, see_other_uri=see_other_uri)
+
+    def _may_write_footer(self) -> bool:
+        if self.state in (State.START, State.WAIT_TLS):
             return False
-        return True
+        return self._header_sent or self._framing.bare_footer
+
+    # Stream management and dialback.
+
+    def _acknowledge(self) -> None:
+        if self.received.has_news():
+            self._out.append(elements.sm_answer(self.received.answer()))
+
+    def _on_ack_request(self, element: etree._Element) -> None:
+        if self.received.enabled:
+            self._out.append(elements.sm_answer(self.received.answer()))
+        else:
+            self._out.append(elements.sm_failed("unexpected-request"))
 
     def _on_ack(self, element: etree._Element) -> None:
         text = element.get("h", "")
-        if not (text.isascii() and text.isdigit() and len(text) <= 10):
-            raise RemoteProtocolError(StreamCondition.BAD_FORMAT, "h is not a number")
+        if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < MODULO):
+            raise RemoteProtocolError(StreamCondition.BAD_FORMAT, "h is not a 32-bit number")
         try:
             count = self.sent.acknowledge(int(text))
         except HandledCountTooHigh as exc:
-            # XEP-0198 §6 names this text element; the condition is undefined-condition.
-            raise RemoteProtocolError(
+            raise RemoteProtocolError(  # XEP-0198 §6
                 StreamCondition.UNDEFINED_CONDITION,
-                f"handled-count-too-high: h={exc.h}, sent {exc.send_count}",
+                detail=elements.handled_count_too_high(exc.h, exc.send_count),
             ) from None
-        self._events.append(Acknowledged(count))
+        if self.sent.enabled:
+            self._events.append(Acknowledged(count))
 
-    def _on_verify(self, element: etree._Element) -> None:
-        sender, target = self._dialback_addresses(element)
+    def _on_verify_answer(self, element: etree._Element) -> None:
+        sender, target = dialback_addresses(element)
         id, outcome = element.get("id", ""), element.get("type")
-        if outcome is None:
-            if self.state in (State.WAIT_HEADER, State.DECIDING):
-                raise RemoteProtocolError(StreamCondition.NOT_AUTHORIZED, "open the stream first")
-            key = (element.text or "").strip()
-            self._events.append(VerifyRequested(sender, target, id, key))
-        elif self._verifies.settle(target, sender, id):
+        # An answer nobody asked for is dropped without a word (XEP-0220 §3.1).
+        if self._verifies.settle(target, sender, id):
             if outcome not in ("valid", "invalid"):
                 outcome = "error"
             self._events.append(VerifyAnswered(sender, target, id, outcome))
-        # An answer nobody asked for is dropped without a word (XEP-0220 §3.1).
-
-    def _dialback_addresses(self, element: etree._Element) -> tuple[str, str]:
-        return peer_domain(element.get("from")), peer_domain(element.get("to"))
 
     def _restart(self) -> None:
+        """Both streams are over without a closing tag (RFC 6120 §4.3.3), and all asked on them."""
         self._parser.reset()
         self._header_sent = False
+        self._verifies = Outstanding()
         self.state = State.WAIT_HEADER
 
     def _establish(self) -> None:
@@ -384,3 +386,13 @@ def peer_domain(text: str | None) -> str:
         return domain_of(text or "")
     except InvalidJid as exc:
         raise RemoteProtocolError(StreamCondition.IMPROPER_ADDRESSING, str(exc)) from None
+
+
+def dialback_addresses(element: etree._Element) -> tuple[str, str]:
+    """`from` and `to` of a dialback element, normalised. Raises improper-addressing."""
+    return peer_domain(element.get("from")), peer_domain(element.get("to"))
+
+
+# RFC 6120 §5.4.3.3: nothing in clear counts once TLS was agreed; §4.4: nothing follows a closing
+# tag.
+_DEAF = frozenset({State.WAIT_TLS, State.SETTLING, State.CLOSED})
