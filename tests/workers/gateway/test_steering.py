@@ -166,14 +166,16 @@ async def test_without_an_upstream_server_the_answer_is_a_failure(upstream, tcp,
 
 
 async def test_inherited_sockets_are_served_by_several_workers(upstream):
+    tcp = socket.create_server(("127.0.0.1", 0))
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     udp.bind(("127.0.0.1", 0))
-    tcp = socket.create_server(udp.getsockname())
     servers = [steering_for(upstream=upstream.address) for _ in range(2)]
     for server in servers:
         await server.start(udp=udp.dup(), tcp=tcp.dup())
-    for use_tcp in [False, True] * 10:
-        answer = await ask(servers[0], f"_xmpp-server._tcp.{CARRIED}", tcp=use_tcp)
+    query = dns.message.make_query(f"_xmpp-server._tcp.{CARRIED}", "SRV")
+    for sock, exchange in [(udp, dns.asyncquery.udp), (tcp, dns.asyncquery.tcp)] * 10:
+        host, port = sock.getsockname()
+        answer = await exchange(query, host, timeout=5, port=port)
         assert records(answer) == ["0 0 5271 localhost."]
     await servers[0].close()
     assert records(await ask(servers[1], f"_xmpp-server._tcp.{CARRIED}"))
