@@ -40,9 +40,9 @@ def _read(path: str) -> bytes:
 
 
 async def proofs(gateway: Gateway, remote: str) -> set[str]:
-    """How the sessions with a remote domain were authenticated."""
+    """How a remote domain authenticated the sessions it opened to us."""
     sessions: list[dict[str, Any]] = await gateway.wait_session(remote)
-    return {session["authenticated_by"] for session in sessions}
+    return {each["authenticated_by"] for each in sessions if each["direction"] == "inbound"}
 
 
 @pytest_asyncio.fixture(loop_scope="session")
