@@ -234,7 +234,9 @@ class Gateway:
             and (not remote or remote in {other for _, other in session["domain_pairs"]})
         ]
 
-    async def wait_session(self, remote: str, within: float = 10) -> list[dict[str, Any]]:
+    async def wait_session(
+        self, remote: str, direction: str = "", within: float = 10
+    ) -> list[dict[str, Any]]:
         """The sessions with a remote domain, once workers have reported any (they do each second).
 
         Raises `StageError`.
@@ -242,8 +244,10 @@ class Gateway:
         try:
             async with asyncio.timeout(within):
                 while True:
-                    if sessions := await self.sessions(remote):
-                        return sessions
+                    sessions = await self.sessions(remote)
+                    found = [each for each in sessions if direction in ("", each["direction"])]
+                    if found:
+                        return found
                     await asyncio.sleep(0.1)
         except TimeoutError:
             raise StageError(f"{self.name} has no session with {remote}") from None

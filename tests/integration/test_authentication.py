@@ -41,8 +41,8 @@ def _read(path: str) -> bytes:
 
 async def proofs(gateway: Gateway, remote: str) -> set[str]:
     """How a remote domain authenticated the sessions it opened to us."""
-    sessions: list[dict[str, Any]] = await gateway.wait_session(remote)
-    return {each["authenticated_by"] for each in sessions if each["direction"] == "inbound"}
+    sessions: list[dict[str, Any]] = await gateway.wait_session(remote, "inbound")
+    return {each["authenticated_by"] for each in sessions}
 
 
 @pytest_asyncio.fixture(loop_scope="session")
