@@ -199,13 +199,16 @@ class Worker:
         self.local.stop()
         self.public.stop()
         deadline = asyncio.get_running_loop().time() + self._config.gateway.drain_timeout
-        sources: list[Source] = [*self.local.sources, *self.public.sources]
-        for source in sources:
-            source.close()
-        if sources:
+        # Streams that were being negotiated or handed to us meanwhile are closed in their turn.
+        while (sources := self._sources()) and (left := _left(deadline) - 1.0) > 0:
+            for source in sources:
+                source.close()
             ends = [source.base_session.closed_future for source in sources]
-            await asyncio.wait(ends, timeout=max(_left(deadline) - 1.0, 0.5))
+            await asyncio.wait(ends, timeout=left)
         await self.router.drain(max(_left(deadline), 0.5))
+
+    def _sources(self) -> list[Source]:
+        return [*self.local.sources, *self.public.sources]
 
     async def _close(self) -> None:
         self.local.stop()
@@ -266,6 +269,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run one worker in the foreground."""
     arguments = _arguments(argv)
+    # Each session takes a descriptor, each native stream two.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         config = load(arguments.config)
         logging.basicConfig(

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from coordinator.address import parse_address
@@ -15,7 +15,7 @@ from workers.gateway.discovery import Discovery
 from workers.gateway.hop import HopFailed
 from workers.gateway.local_source import LocalSource
 from workers.gateway.local_trust import LocalTrust
-from workers.gateway.native import NativeFailed, Splice, connect_native, splice
+from workers.gateway.native import NativeFailed, Splice, connect_native, greet, splice
 from workers.gateway.peek import Peeked, PeekFailed, peek_header
 from workers.gateway.public_listener import new_stream_id
 from workers.gateway.resolver import Resolver
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 # The local server waits this long for its header to be answered, in all (attach.md: 8 to 12 s).
 NATIVE_TIMEOUT = 8.0
+# Seconds until a failed accept is tried again.
+ACCEPT_RETRY = 0.5
 
 
 class LocalListener:
@@ -110,30 +112,45 @@ class LocalListener:
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, _ = await loop.sock_accept(listening)
-            except OSError as exc:
-                # Out of descriptors: the connection waits in the backlog until some are free.
-                log.error("cannot accept a local stream: %s", exc)
-                await asyncio.sleep(0.5)
-                continue
-            sock.setblocking(False)
-            self._spawn(self._peek(sock))
+        with listening:
+            while True:
+                try:
+                    sock, _ = await loop.sock_accept(listening)
+                except OSError as exc:
+                    # Out of descriptors: the connection waits in the backlog until some are free.
+                    log.error("cannot accept a local stream: %s", exc)
+                    await asyncio.sleep(ACCEPT_RETRY)
+                    continue
+                sock.setblocking(False)
+                self._spawn(self._guard(sock, self._peek, sock))
+
+    async def _guard(
+        self, sock: socket.socket, work: Callable[..., Coroutine[Any, Any, None]], *args: Any
+    ) -> None:
+        """Close the socket if the work that is to hand it on fails or is cancelled."""
+        try:
+            await work(*args)
+        except BaseException:
+            sock.close()
+            raise
 
     async def _peek(self, sock: socket.socket) -> None:
         try:
             peeked = await peek_header(sock)
-            await self._hand_on(sock, peeked)
         except PeekFailed as exc:
             log.info("a local connection is no stream: %s", exc.reason)
             sock.close()
+            return
+        await self._hand_on(sock, peeked)
 
     async def _hand_on(self, sock: socket.socket, peeked: Peeked) -> None:
         pair = DomainPair(peeked.sender, peeked.recipient)
         if pair.local not in self.config.gateway.domains:
             log.info("%s is not a domain of this gateway: its stream is passed through", pair.local)
-            await self._splice(sock, pair)
+            failure = await self._splice(sock, pair)
+            if failure is not None:
+                log.info("%s → %s: %s", *pair, failure.reason)
+                sock.close()
             return
         route = await self._control.acquire(pair)
         if route.owner != self._control.worker_id and gateway_of(route.owner) == gateway_of(
@@ -145,20 +162,32 @@ class LocalListener:
             except SiblingUnavailable as exc:
                 # Static stability: better a second session than no session (design.md §1.6).
                 log.warning("%s; serving %s → %s here", exc, *pair)
+                self._control.doubt(route.owner)
+                route = await self._control.acquire(pair)
         await self._serve(sock, pair, route)
 
     def _on_socket(self, sock: socket.socket, info: dict[str, Any]) -> None:
         match info.get("pair"):
             case [str(local), str(remote)]:
                 pair = DomainPair(local, remote)
-                route = Route(self._control.worker_id, 0)
-                self._spawn(self._serve(sock, pair, route))
+                self._spawn(self._guard(sock, self._serve_handed_on, sock, pair))
             case _:
                 sock.close()
 
+    async def _serve_handed_on(self, sock: socket.socket, pair: DomainPair) -> None:
+        # The sibling says that we own the pair: asked again for the epoch, and never passed back.
+        await self._serve(sock, pair, await self._control.acquire(pair))
+
     async def _serve(self, sock: socket.socket, pair: DomainPair, route: Route) -> None:
-        """We own the pair: open the wss session first, then answer the header."""
+        """We own the pair; afterwards the socket is somebody else's, or closed."""
         self._routes.setdefault(pair, route)
+        try:
+            await self._serve_here(sock, pair)
+        finally:
+            self._forget_route(pair)
+
+    async def _serve_here(self, sock: socket.socket, pair: DomainPair) -> None:
+        """Open the wss session first, then answer the header."""
         found = await self._discovery.find(pair.remote)
         failure: HopFailed | None = None
         if found.blocked:
@@ -207,7 +236,11 @@ class LocalListener:
             )
         except NativeFailed as exc:
             return HopFailed(exc.reason, resolved=exc.resolved)
-        self._forget_route(pair)
+        try:
+            await greet(sock, remote)
+        except NativeFailed as exc:
+            remote.close()
+            return HopFailed(exc.reason, resolved=exc.resolved)
         try:
             spliced = await splice(sock, remote)
         except OSError as exc:
@@ -255,6 +288,7 @@ class LocalListener:
         except OSError as exc:
             log.info("%s → %s broke before it was answered: %s", *pair, exc)
             self.sources.discard(source)
+            sock.close()
             return
         session.start_timer()
 

@@ -10,6 +10,7 @@ from typing import cast
 
 from coordinator.address import Address
 from workers.gateway.addresses import AddressPolicy, AddressRefused
+from workers.gateway.peek import wait_readable
 from workers.gateway.resolver import ResolveFailed, Resolver, ServiceNotOffered
 
 log = logging.getLogger(__name__)
@@ -19,6 +20,8 @@ DEFAULT_PORT = 5269
 # A domain with more addresses than this is not tried to the end.
 _MAX_ATTEMPTS = 16
 _MIN_ATTEMPT_SECONDS = 1.0
+# Bytes of the local server's first words: a stream header is all it sends before an answer.
+_MAX_SAID = 65536
 # Seconds a closing side may take to send what it has.
 _CLOSE_TIMEOUT = 5.0
 # Seconds a half-closed splice may be silent.
@@ -133,6 +136,29 @@ class _Search:
         if sock is not None:
             sock.close()
         return None
+
+
+async def greet(local: socket.socket, remote: socket.socket, *, timeout: float = 10.0) -> None:
+    """Pass on what the local server has said and wait for the first bytes of the answer.
+
+    A server that accepts and stays silent would cost the local server its whole patience (Prosody:
+    over a minute). Raises `NativeFailed`; then nothing was taken from `local`, and `remote` is of
+    no use any more. `timeout` is in seconds.
+    """
+    loop = asyncio.get_running_loop()
+    said = local.recv(_MAX_SAID, socket.MSG_PEEK)
+    try:
+        async with asyncio.timeout(timeout):
+            await loop.sock_sendall(remote, said)
+            await wait_readable(remote)
+            answered = remote.recv(1, socket.MSG_PEEK)
+    except TimeoutError:
+        raise NativeFailed(resolved=True, reason=f"no answer within {timeout:g} s") from None
+    except OSError as exc:
+        raise NativeFailed(resolved=True, reason=f"connection lost: {exc.strerror}") from None
+    if not answered:
+        raise NativeFailed(resolved=True, reason="the server hung up without an answer")
+    local.recv(len(said))
 
 
 def is_ip_address(host: str) -> bool:

@@ -59,7 +59,7 @@ async def peek_header(sock: socket.socket, *, timeout: float = 10.0, limit: int 
 async def _peek(sock: socket.socket, limit: int) -> Peeked:
     seen = 0
     while True:
-        await _readable(sock)
+        await wait_readable(sock)
         try:
             data = sock.recv(limit, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
@@ -120,7 +120,8 @@ def _domain(header: Any, attribute: str) -> str:
         ) from None
 
 
-async def _readable(sock: socket.socket) -> None:
+async def wait_readable(sock: socket.socket) -> None:
+    """Return when `sock` has bytes or has ended. The deadline is the caller's."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
 

@@ -10,7 +10,7 @@ import pytest
 from coordinator.address import Address
 from tests.workers.gateway.tcp import tcp_pair
 from workers.gateway.addresses import AddressPolicy
-from workers.gateway.native import NativeFailed, connect_native, is_own, splice
+from workers.gateway.native import NativeFailed, connect_native, greet, is_own, splice
 from workers.gateway.resolver import ResolveFailed, ServiceNotOffered, ServiceTarget
 
 LOOPBACK = AddressPolicy(["127.0.0.0/8", "::1/128"])
@@ -308,3 +308,45 @@ def reset(writer):
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
+
+
+@pytest.fixture
+def header_waiting():
+    """The local server's connection with its header unread, and one to a remote server."""
+    server_end, local = tcp_pair()
+    remote, remote_server = tcp_pair()
+    server_end.sendall(b"<stream:stream>")
+    yield server_end, local, remote, remote_server
+    for sock in (server_end, local, remote, remote_server):
+        sock.close()
+
+
+async def test_the_header_is_passed_on_once_when_the_server_answers(header_waiting):
+    server_end, local, remote, remote_server = header_waiting
+    loop = asyncio.get_running_loop()
+    greeting = asyncio.create_task(greet(local, remote))
+    assert await loop.sock_recv(remote_server, 100) == b"<stream:stream>"
+    await loop.sock_sendall(remote_server, b"<stream:stream id='1'>")
+    await greeting
+    pair = await splice(local, remote)
+    assert await loop.sock_recv(server_end, 100) == b"<stream:stream id='1'>"
+    await loop.sock_sendall(server_end, b"<starttls/>")
+    assert await loop.sock_recv(remote_server, 100) == b"<starttls/>"
+    pair.abort()
+
+
+async def test_a_silent_server_is_given_up_with_the_header_still_there(header_waiting):
+    _, local, remote, _ = header_waiting
+    with pytest.raises(NativeFailed, match=r"no answer within 0\.05 s") as failed:
+        await greet(local, remote, timeout=0.05)
+    assert failed.value.resolved
+    assert local.recv(100) == b"<stream:stream>"
+
+
+async def test_a_server_that_hangs_up_is_given_up(header_waiting):
+    _, local, remote, remote_server = header_waiting
+    remote_server.close()
+    with pytest.raises(NativeFailed) as failed:
+        await greet(local, remote)
+    assert failed.value.resolved
+    assert local.recv(100) == b"<stream:stream>"
