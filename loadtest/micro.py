@@ -2,24 +2,37 @@
 
 One run prints every row, so rows compare; between runs the same code varies by half and more.
 A row is CPU time per stanza of about 300 bytes, in µs: least, median and most of the repeats.
+A batch is what one read brings. The whole paths are put together in `micro_path.py`; their
+last column is the median over the sum of the medians of their bare parts.
 """
 
 import argparse
+import asyncio
 import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 from lxml import etree
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, Protocol, Side
 
+from coordinator.authority import Authority
 from coordinator.config import Limits
+from loadtest.micro_path import masked, measure_path
+from workers.gateway.certificates import parse_pair
+from workers.gateway.frames import text_frames
+from workers.gateway.tls import client_context, handshake, server_context
+from workers.gateway.tls_engine import TLSEngine
+from workers.gateway.websocket import WebSocket
 from workers.xmpp.framing import StreamFraming
 from workers.xmpp.parser import MessageParser, StreamParser
 
-BATCHES = (16, 64)
+BATCHES = (1, 16, 64)
 
 
 @dataclass(slots=True)
@@ -31,6 +44,8 @@ class Row:
     least: float
     median: float
     most: float
+    over_parts: float | None = None
+    """Whole paths: the median over the sum of its bare parts' medians."""
 
 
 def stanzas(count: int) -> list[bytes]:
@@ -85,13 +100,83 @@ def _frames_in(batch: list[bytes]) -> Callable[[], object]:
     return run
 
 
+def _text_frames(batch: list[bytes]) -> Callable[[], object]:
+    return lambda: text_frames(batch, mask=True)
+
+
+class _Taker:
+    """The owner of a WebSocket that is only read."""
+
+    messages: list[bytes] = []
+
+    def messages_received(self, messages: list[bytes]) -> None:
+        self.messages = messages
+
+
+def _frames_cut(batch: list[bytes]) -> Callable[[], object]:
+    async def make() -> WebSocket:
+        return WebSocket(Protocol(Side.SERVER, state=OPEN))
+
+    websocket = asyncio.run(make())
+    taker = _Taker()
+    websocket.owner = cast(Any, taker)
+    data = b"".join(map(masked, batch))
+
+    def run() -> object:
+        websocket.data_received(data)
+        return taker.messages
+
+    return run
+
+
+def _tls_record(batch: list[bytes]) -> Callable[[], object]:
+    with TemporaryDirectory() as folder:
+        leaf = Authority(Path(folder)).issue("montague.example")
+    context = server_context(parse_pair(leaf.certificate_pem, leaf.key_pem))
+    sender, receiver = TLSEngine(client_context(), server=False), TLSEngine(context, server=True)
+    handshake(sender, receiver)
+    data = b"".join(batch)
+
+    def run() -> object:
+        sender.send(data)
+        return receiver.receive(sender.data_to_send())
+
+    return run
+
+
+TCP_PARSER = "TCP parser (bytes to stanzas)"
+MESSAGE_PARSER = "WebSocket parser (messages to stanzas)"
+FRAMES_OUT = "WebSocket frames out, masked"
+FRAMES_IN = "WebSocket frames in, masked"
+TLS_RECORD = "TLS record, out and in"
+
 SUBJECTS: dict[str, Callable[[list[bytes]], Callable[[], object]]] = {
     "lxml parse": _bare_parse,
     "lxml parse and serialise": _parse_and_serialise,
-    "TCP parser (bytes to stanzas)": _stream_parser,
-    "WebSocket parser (messages to stanzas)": _message_parser,
+    TCP_PARSER: _stream_parser,
+    MESSAGE_PARSER: _message_parser,
     "websockets Frame out, masked": _frames_out,
     "websockets Protocol in, masked": _frames_in,
+    FRAMES_OUT: _text_frames,
+    FRAMES_IN: _frames_cut,
+    TLS_RECORD: _tls_record,
+}
+
+
+@dataclass(slots=True)
+class WholePath:
+    """A whole path and the subjects it is made of."""
+
+    inbound: bool
+    tls: bool
+    parts: tuple[str, ...]
+
+
+PATHS = {
+    "whole path out": WholePath(False, False, (TCP_PARSER, FRAMES_OUT)),
+    "whole path in": WholePath(True, False, (FRAMES_IN, MESSAGE_PARSER)),
+    "whole path out, TLS": WholePath(False, True, (TCP_PARSER, FRAMES_OUT, TLS_RECORD)),
+    "whole path in, TLS": WholePath(True, True, (FRAMES_IN, MESSAGE_PARSER, TLS_RECORD)),
 }
 
 
@@ -108,28 +193,43 @@ def measure(run: Callable[[], object], batch: int, *, count: int, repeats: int) 
 
 
 def rows(*, count: int, repeats: int) -> Iterator[Row]:
-    """Measure every subject at every batch size."""
+    """Measure every subject and every path at every batch size."""
+    medians: dict[tuple[str, int], float] = {}
     for name, prepare in SUBJECTS.items():
         for batch in BATCHES:
             run = prepare(stanzas(batch))
             run()
             samples = measure(run, batch, count=count, repeats=repeats)
-            yield Row(name, batch, min(samples), statistics.median(samples), max(samples))
+            medians[name, batch] = statistics.median(samples)
+            yield Row(name, batch, min(samples), medians[name, batch], max(samples))
+    for name, path in PATHS.items():
+        for batch in BATCHES:
+            samples = measure_path(
+                stanzas(batch), inbound=path.inbound, tls=path.tls, count=count, repeats=repeats
+            )
+            median = statistics.median(samples)
+            ratio = median / sum(medians[part, batch] for part in path.parts)
+            yield Row(name, batch, min(samples), median, max(samples), ratio)
+
+
+def _line(row: Row) -> str:
+    ratio = "" if row.over_parts is None else f"{row.over_parts:>8.2f}"
+    return f"{row.name:<42}{row.batch:>6}{row.least:>8.2f}{row.median:>8.2f}{row.most:>8.2f}{ratio}"
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtest.micro", description=__doc__)
-    parser.add_argument("--count", type=int, default=20_000, help="stanzas per repeat")
+    parser.add_argument("--count", type=int, default=10_000, help="stanzas per repeat")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="one JSON list instead of a table")
     options = parser.parse_args(arguments)
-    measured = list(rows(count=options.count, repeats=options.repeats))
+    measured = rows(count=options.count, repeats=options.repeats)
     if options.json:
         print(json.dumps([asdict(row) for row in measured]))
         return 0
-    print(f"{'µs CPU per stanza':<42}{'batch':>6}{'min':>8}{'median':>8}{'max':>8}")
+    print(f"{'µs CPU per stanza':<42}{'batch':>6}{'min':>8}{'median':>8}{'max':>8}{'/ parts':>8}")
     for row in measured:
-        print(f"{row.name:<42}{row.batch:>6}{row.least:>8.2f}{row.median:>8.2f}{row.most:>8.2f}")
+        print(_line(row), flush=True)
     return 0
 
 
