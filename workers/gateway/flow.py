@@ -32,7 +32,17 @@ Counters = memoryview
 class Batch:
     """A run of stanzas from one origin to one next hop, settled from the front."""
 
-    __slots__ = ("first", "flight", "origin", "reported", "settled", "size", "stanzas", "uncertain")
+    __slots__ = (
+        "first",
+        "flight",
+        "has_gaps",
+        "origin",
+        "reported",
+        "settled",
+        "size",
+        "stanzas",
+        "uncertain",
+    )
 
     def __init__(self, stanzas: list[Stanza], origin: "Origin | None" = None) -> None:
         self.stanzas = stanzas
@@ -41,6 +51,8 @@ class Batch:
         """Index of the first stanza that the next hop has not acknowledged."""
         self.uncertain = False
         """Already sent once to a hop that was lost: it may arrive twice."""
+        self.has_gaps = False
+        """Stanzas from its middle were settled: what is settled is not its beginning any more."""
         self.origin = origin
         self.size = len(stanzas)
         self.settled = 0
@@ -99,9 +111,11 @@ class Origin:
         pending = self._pending
         while pending:
             head = pending[0]
-            handled += head.settled - head.reported
-            head.reported = head.settled
-            if head.settled < head.size:
+            is_done = head.settled == head.size
+            if is_done or not head.has_gaps:
+                handled += head.settled - head.reported
+                head.reported = head.settled
+            if not is_done:
                 break
             pending.popleft()
         if handled and not self.lost:
@@ -141,6 +155,8 @@ class Outbox:
         self._barriers: deque[_Barrier] = deque()
         self.waiting_bytes = 0
         self.unacknowledged = 0
+        self.acknowledged = 0
+        """Stanzas acknowledged so far, over all sessions."""
         self.unmarked = 0
         """Sent stanzas that no barrier covers yet."""
 
@@ -178,6 +194,7 @@ class Outbox:
         """The next hop has taken the first `count` sent stanzas; `by` is an ACK_* index."""
         count = min(count, self.unacknowledged)
         self.unacknowledged -= count
+        self.acknowledged += count
         self.unmarked = min(self.unmarked, self.unacknowledged)
         sent = self._sent
         while count:
@@ -230,8 +247,9 @@ class Outbox:
         requests: list[Failed] = []
         for batch in reversed(self._sent):
             unsettled = batch.stanzas[batch.first :]
-            requests += [Failed(stanza, batch) for stanza in unsettled if stanza.is_request]
+            requests[:0] = [Failed(stanza, batch) for stanza in unsettled if stanza.is_request]
             batch.stanzas = [stanza for stanza in unsettled if not stanza.is_request]
+            batch.has_gaps |= len(batch.stanzas) < len(unsettled)
             batch.first = 0
             batch.uncertain = True
             if batch.stanzas:
@@ -251,6 +269,7 @@ class Outbox:
             large = [stanza for stanza in batch.stanzas if len(stanza.data) > limit]
             if large:
                 failed += [Failed(stanza, batch) for stanza in large]
+                batch.has_gaps = True
                 batch.stanzas = [s for s in batch.stanzas if len(s.data) <= limit]
         self._waiting = deque(batch for batch in self._waiting if batch.stanzas)
         self.waiting_bytes = sum(_size(batch) for batch in self._waiting)
