@@ -17,10 +17,11 @@ from coordinator.accounts import ACK_SM, ACK_STREAM_CLOSE, ACK_WEBSOCKET_PING, A
 from coordinator.config import Limits
 from coordinator.routes import DomainPair
 from workers.gateway.flow import Batch, Failed, Outbox
+from workers.gateway.patience import Patience
 from workers.gateway.session import Session, SessionOwner, WebSocketSession
 from workers.xmpp import elements
-from workers.xmpp.errors import LocalProtocolError, StanzaCondition
-from workers.xmpp.events import Acknowledged, Event, StreamClosed, VerifyAnswered
+from workers.xmpp.errors import StanzaCondition
+from workers.xmpp.events import Acknowledged, Event, StreamClosed
 from workers.xmpp.stanza import Stanza, with_delay
 from workers.xmpp.stream import State
 
@@ -32,8 +33,8 @@ ASK_INTERVAL = 5.0
 BARRIER_TIMEOUT = 10.0
 # Stanzas sent and not acknowledged before the sources are held back.
 MAX_UNACKNOWLEDGED = 20_000
-FIRST_RETRY = 0.25
-LAST_RETRY = 5.0
+# Ids of our own pings towards the local server begin with this.
+BARRIER = "fedgate-barrier-"
 
 
 class HopFailed(Exception):
@@ -85,7 +86,8 @@ class Hop:
         self.target = target
         self.outbox = Outbox()
         self.session: Session | None = None
-        self.last_failure: HopFailed | None = None
+        self.failure: HopFailed | None = None
+        """Why the hop gave up, known when it has ended; None if it was not needed any more."""
         self.users = 0
         """Sources that send through this hop: while there are any, it stays connected."""
         self._connect = connect
@@ -103,7 +105,6 @@ class Hop:
         self._closing = False
         self._used_at = self._loop.time()
         self._paused: list[Pausable] = []
-        self._verifications: dict[tuple[str, str, str], asyncio.Future[str]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._task = asyncio.create_task(self._run())
 
@@ -113,43 +114,22 @@ class Hop:
         """Return when the first session is authenticated. Raises `HopFailed`."""
         await asyncio.shield(self._opened)
 
-    @property
-    def is_open(self) -> bool:
-        return self.session is not None
-
     def send(self, batch: Batch, source: Pausable | None = None) -> None:
         """Queue a batch and send it at once if the session is up and the peer reads."""
         self.outbox.push(batch)
         session = self.session
         if session is None:
             self._wake.set()
-        else:
-            limit = session.stream.peer_max_bytes
-            if limit and self.outbox.waiting_bytes > limit:
-                self._refuse_oversized(limit)
-            if not self._blocked:
-                self._flush(session)
-        if source is not None and self._is_full():
+        elif not self._blocked:
+            self._flush(session)
+        if source is not None and source not in self._paused and self._is_full():
             source.pause()
             self._paused.append(source)
 
-    async def verify(self, *, id: str, key: str, timeout: float = 10.0) -> str:
-        """Ask the next server about a dialback key of its own: "valid", "invalid" or "error"."""
-        session = self.session
-        if session is None:
-            return "error"
-        question = (self.sender, self.target, id)
-        answer: asyncio.Future[str] = self._loop.create_future()
-        try:
-            session.stream.send_verify(sender=self.sender, target=self.target, id=id, key=key)
-            self._verifications[question] = answer
-            session.pump()
-            async with asyncio.timeout(timeout):
-                return await answer
-        except (TimeoutError, LocalProtocolError):
-            return "error"
-        finally:
-            self._verifications.pop(question, None)
+    def leave(self) -> None:
+        """A source that counted itself in `users` is gone."""
+        self.users -= 1
+        self._wake.set()
 
     def barrier_answered(self, token: str) -> bool:
         """The answer to an XEP-0199 barrier arrived, on whatever stream the next server chose."""
@@ -173,8 +153,7 @@ class Hop:
     def cut(self) -> None:
         """End at once; what is in the outbox stays unsettled."""
         self._task.cancel()
-        if self.session is not None:
-            self.session.abort("the gateway stops")
+        self._abort("the gateway stops")
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -190,38 +169,42 @@ class Hop:
     # Life.
 
     async def _run(self) -> None:
+        failure = None
         try:
-            await self._live()
+            failure = await self._live()
+        except Exception:
+            # Whatever is wrong: the senders of what waits here must be told.
+            log.exception("the hop %s → %s failed inside", self.sender, self.target)
+            failure = HopFailed("internal error", resolved=True)
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
-            if not self._opened.done():
-                self._opened.cancel()
-            self._on_ended(self)
-            self._resume_sources()
+            self._end(failure)
 
-    async def _live(self) -> None:
-        lost_at = self._loop.time() if self._patient else None
-        retry = FIRST_RETRY
+    async def _live(self) -> HopFailed | None:
+        """Connect as often as needed; returns when not needed any more, or why it is hopeless."""
+        loop = self._loop
+        since = loop.time() if self._patient else None
+        patience = Patience(self._limits.resend_timeout, since=since)
         while True:
+            before = self.outbox.acknowledged
             try:
                 session = await self._connect(self)
             except HopFailed as exc:
-                self.last_failure = exc
-                if lost_at is None or self._is_late(lost_at) or not (self.outbox or self.users):
-                    self._give_up(exc)
-                    return
-                await asyncio.sleep(retry * random.uniform(0.5, 1.0))
-                retry = min(retry * 2, LAST_RETRY)
-                continue
-            retry = FIRST_RETRY
-            await self._use(session)
-            if not await self._is_needed():
-                return
-            lost_at = self._loop.time()
-
-    def _is_late(self, lost_at: float) -> bool:
-        return self._loop.time() - lost_at > self._limits.resend_timeout
+                failure = exc
+                if not self.outbox and (self._closing or not self.users):
+                    return failure
+            else:
+                await self._use(session)
+                is_fruitful = not self.outbox or self.outbox.acknowledged > before
+                if not await self._is_needed():
+                    return None
+                if is_fruitful:
+                    patience.renew(loop.time())
+                    continue
+                patience.begin(loop.time())
+                failure = HopFailed(f"connected and lost again: {session.reason}", resolved=True)
+            if patience.is_over(loop.time()):
+                return failure
+            await asyncio.sleep(patience.next_delay(random.random()))
 
     async def _use(self, session: Session) -> None:
         """Until the connection is gone again."""
@@ -235,31 +218,47 @@ class Hop:
             self._on_lost()
             return
         self._flush(session)
+        self._used_at = self._loop.time()
         self._schedule()
+        if self._closing and not self.outbox:
+            session.close()
         await self._closed.wait()
 
     async def _is_needed(self) -> bool:
-        """After a loss: is there anything to send? Without, the next stanza starts a new hop."""
-        if self.outbox:
-            return True
-        if self._closing or not self.users:
-            return False
-        self._wake.clear()
-        await self._wake.wait()
+        """After a loss: is there anything to send? Without, wait for it as long as we have users.
+
+        When those are gone, too, the next stanza starts a new hop.
+        """
+        while not self.outbox and self.users and not self._closing:
+            self._wake.clear()
+            await self._wake.wait()
         return bool(self.outbox)
 
-    def _give_up(self, failure: HopFailed) -> None:
-        if not self._opened.done():
+    def _end(self, failure: HopFailed | None) -> None:
+        """Nothing is awaited from here on: nobody can push into a hop that is forgotten."""
+        self.failure = failure
+        self._stop_timer()
+        self._abort("internal error")
+        if self._opened.done():
+            pass
+        elif failure is None:
+            self._opened.cancel()
+        else:
             self._opened.set_exception(failure)
-        failed = self.outbox.fail_all()
-        if failed:
+        self._on_ended(self)
+        if failure is not None and (failed := self.outbox.fail_all()):
             self._on_failed(failed, failure.condition, failure.reason)
+        self._resume_sources()
+
+    def _abort(self, reason: str) -> None:
+        """Cut the session, if there is one; its end is not heard of any more."""
+        session, self.session = self.session, None
+        if session is not None:
+            session.abort(reason)
 
     def _on_lost(self) -> None:
         self.session = None
-        for answer in self._verifications.values():
-            if not answer.done():
-                answer.set_result("error")
+        self._stop_timer()
         requests = self.outbox.take_back()
         if requests:
             self._on_failed(
@@ -272,11 +271,13 @@ class Hop:
     def _flush(self, session: Session) -> None:
         if not self.outbox.has_waiting or session.stream.state is not State.ESTABLISHED:
             return
+        limit = session.stream.peer_max_bytes
+        if limit and self.outbox.waiting_bytes > limit:
+            self._refuse_oversized(limit)
         session.stream.send_stanzas(self.outbox.take(self._mark_late))
         self._ask(session)
         session.write()
-        if self._paused:
-            self._resume_sources()
+        self._relieve_sources()
 
     def _mark_late(self, batch: Batch) -> list[Stanza]:
         """A stanza that may arrive twice says so (XEP-0203)."""
@@ -286,7 +287,7 @@ class Hop:
     def _ask(self, session: Session) -> None:
         """At most one question is open: its answer sets the pace, not the number of batches."""
         if session.stream.sent.enabled:
-            if not self._asked:
+            if not self._asked and session.stream.sent.should_request():
                 self._asked = True
                 session.stream.request_ack()
         elif self.outbox.unmarked and not self.outbox.barrier_pending:
@@ -317,10 +318,14 @@ class Hop:
         self._ask(session)
         session.write()
         self._used_at = self._loop.time()
-        if self._paused and not self._is_full():
-            self._resume_sources()
+        self._relieve_sources()
         if not self.outbox and self._closing:
             session.close()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _schedule(self) -> None:
         self._timer = self._loop.call_later(ASK_INTERVAL, self._on_tick)
@@ -336,12 +341,16 @@ class Hop:
         elif self.outbox.is_overdue(self._loop.time(), BARRIER_TIMEOUT):
             # No answer can reach us: the end of the stream is the barrier that always works.
             session.close()
-        elif not self.outbox and not self.users and self._is_idle():
+        elif not self.outbox and (self._closing or (not self.users and self._is_idle())):
             session.close()
         self._schedule()
 
     def _is_idle(self) -> bool:
         return self._loop.time() - self._used_at > self._limits.idle_timeout
+
+    def _relieve_sources(self) -> None:
+        if self._paused and not self._is_full():
+            self._resume_sources()
 
     def _resume_sources(self) -> None:
         paused, self._paused = self._paused, []
@@ -363,10 +372,6 @@ class Hop:
             self._asked = False
             self.outbox.acknowledge(event.count, ACK_SM)  # type: ignore[union-attr]
             self._after_acknowledgement()
-        elif isinstance(event, VerifyAnswered):
-            answer = self._verifications.get((event.target, event.sender, event.id))
-            if answer is not None and not answer.done():
-                answer.set_result(event.outcome)
         elif isinstance(event, StreamClosed) and event.answered and not session.stream.sent.enabled:
             # RFC 6120 §4.4: the peer's closing tag after ours means that it processed everything.
             self.outbox.acknowledge_all(ACK_STREAM_CLOSE)
@@ -377,7 +382,7 @@ class Hop:
     def on_write_resumed(self, session: Session) -> None:
         self._blocked = False
         self._flush(session)
-        self._resume_sources()
+        self._relieve_sources()
 
     def on_pong(self, session: Session, payload: bytes) -> None:
         if self.outbox.pass_barrier(payload.decode("ascii", "replace"), ACK_WEBSOCKET_PING):
@@ -387,10 +392,6 @@ class Hop:
         if session is self.session:
             log.info("session %s → %s ended: %s", self.sender, self.target, reason)
             self._on_lost()
-
-
-BARRIER = "fedgate-barrier-"
-"""Ids of our own pings towards the local server begin with this."""
 
 
 def _retrieve(future: asyncio.Future[None]) -> None:

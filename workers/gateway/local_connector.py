@@ -79,7 +79,11 @@ class LocalConnector:
         try:
             async with asyncio.timeout(limits.connect_timeout):
                 await session.connect(address.host, address.port)
+        except asyncio.CancelledError:
+            session.channel.abort()
+            raise
         except (OSError, TimeoutError) as exc:
+            session.channel.abort()
             raise HopFailed(
                 f"the local server at {address} does not answer: {exc or 'timeout'}", resolved=True
             ) from None

@@ -241,6 +241,9 @@ class LocalListener:
         except NativeFailed as exc:
             remote.close()
             return HopFailed(exc.reason, resolved=exc.resolved)
+        except BaseException:
+            remote.close()
+            raise
         try:
             spliced = await splice(sock, remote)
         except OSError as exc:

@@ -19,6 +19,7 @@ from workers.xmpp.events import (
 )
 from workers.xmpp.receiving import ReceivingStream
 from workers.xmpp.stanza import Stanza
+from workers.xmpp.stream import State
 
 if TYPE_CHECKING:
     from workers.gateway.local_listener import LocalListener
@@ -46,6 +47,7 @@ class LocalSource(Source):
         self.authenticated_by = ""
         self._listener = listener
         self._hop: Hop | None = None
+        self._bouncing: asyncio.TimerHandle | None = None
 
     def attach(self, session: TcpSession) -> None:
         self.session = self._session = session
@@ -76,8 +78,10 @@ class LocalSource(Source):
     def on_closed(self, session: Session, reason: str) -> None:
         super().on_closed(session, reason)
         if self._hop is not None:
-            self._hop.users -= 1
+            self._hop.leave()
             self._hop = None
+        if self._bouncing is not None:
+            self._bouncing.cancel()
         log.debug("local stream %s → %s ended: %s", *self.pair, reason)
         self._listener.source_ended(self)
 
@@ -97,6 +101,8 @@ class LocalSource(Source):
                 *self.pair,
                 reason,
             )
+        if self._stream.state is not State.DECIDING:
+            return  # it closed right behind its header
         # Without its key the local server may still prove itself by a key it knows (XEP-0220).
         self._stream.offer(external=not reason, dialback=bool(reason), reason=reason)
 
@@ -104,7 +110,7 @@ class LocalSource(Source):
         self.authenticated_by = event.by
         if self.failure is not None:
             loop = asyncio.get_running_loop()
-            loop.call_later(BOUNCING_TIME, self.close)
+            self._bouncing = loop.call_later(BOUNCING_TIME, self.close)
         elif self._hop is None:
             self._hop = self._use(None, self.router.to_remote(self.pair))
 
@@ -133,15 +139,21 @@ class LocalSource(Source):
 
     def _without_barriers(self, stanzas: list[Stanza]) -> list[Stanza]:
         """Take out the answers to our own pings (servers without XEP-0198 only)."""
-        if not any(s.name == "iq" and s.id and s.id.startswith(BARRIER) for s in stanzas):
+        answers = [stanza for stanza in stanzas if self._is_barrier(stanza)]
+        if not answers:
             return stanzas
-        rest = []
-        for stanza in stanzas:
-            if stanza.name == "iq" and stanza.id and stanza.id.startswith(BARRIER):
-                self._listener.barrier_answered(self.pair, stanza.id.removeprefix(BARRIER))
-            else:
-                rest.append(stanza)
-        return rest
+        for answer in answers:
+            self._listener.barrier_answered(self.pair, (answer.id or "").removeprefix(BARRIER))
+        self._on_handled(len(answers))
+        return [stanza for stanza in stanzas if stanza not in answers]
+
+    def _is_barrier(self, stanza: Stanza) -> bool:
+        return (
+            stanza.name == "iq"
+            and stanza.type in ("result", "error")
+            and stanza.recipient == self.pair.remote
+            and (stanza.id or "").startswith(BARRIER)
+        )
 
     async def _verify_key(self, event: DialbackKeyReceived) -> None:
         """The local server sent a dialback key: only the server at `local.server` can know it."""
@@ -160,9 +172,9 @@ class LocalSource(Source):
 
         (We never make keys in a remote domain's name: on local legs we use certificates.)
         """
-        outcome, hop = "error", self.router.to_remote(self.pair)
-        if (event.sender, event.target) == self.pair and hop.is_open:
-            outcome = await hop.verify(id=event.id, key=event.key)
+        outcome = "error"
+        if (event.sender, event.target) == self.pair:
+            outcome = await self.router.verify_with_remote(self.pair, id=event.id, key=event.key)
         error = "remote-connection-failed" if outcome == "error" else ""
         self._stream.answer_verify(
             sender=event.sender, target=event.target, id=event.id, outcome=outcome, error=error

@@ -8,7 +8,7 @@ from cryptography import x509
 
 from coordinator import pins
 from coordinator.config import Config
-from workers.gateway.identity import CertificateRejected, TrustSources, verify_peer
+from workers.gateway.identity import CertificateRejected, TrustProblem, TrustSources, verify_peer
 
 log = logging.getLogger(__name__)
 
@@ -40,4 +40,7 @@ class LocalTrust:
         except CertificateRejected as exc:
             known = "not the pinned one" if domain in self._pins else "not pinned"
             return f"its key is {known} and its certificate does not verify: {exc.reason}"
+        except TrustProblem as exc:
+            log.error("%s", exc)
+            return "certificates cannot be verified at the moment"
         return ""

@@ -27,7 +27,6 @@ class Negotiation:
     def __init__(self, owner: SessionOwner) -> None:
         self._owner = owner
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._reason = ""
 
     async def finish(self, session: Session, timeout: float) -> None:
         """Return when stanzas may be sent. Raises `HopFailed` or `SeeOtherUri`."""
@@ -36,12 +35,17 @@ class Negotiation:
             async with asyncio.timeout(timeout):
                 await self._done
         except TimeoutError:
+            self._drop(session)
             raise HopFailed(
                 f"no authenticated stream within {timeout:g} s", resolved=True
             ) from None
-        finally:
-            if session.owner is not self._owner:
-                session.close()
+        except BaseException:
+            self._drop(session)
+            raise
+
+    def _drop(self, session: Session) -> None:
+        session.owner = self  # it may just have been established: nobody takes it now
+        session.close()
 
     def on_event(self, session: Session, event: Event) -> None:
         kind = type(event)
@@ -50,7 +54,7 @@ class Negotiation:
                 session.owner = self._owner
                 self._done.set_result(None)
         elif isinstance(event, AuthenticationFailed):
-            self._reason = event.reason
+            self._fail(event.reason)
         elif isinstance(event, StreamClosed):
             if event.see_other_uri and not self._done.done():
                 self._done.set_exception(SeeOtherUri(event.see_other_uri))
@@ -67,7 +71,7 @@ class Negotiation:
 
     def _fail(self, reason: str) -> None:
         if not self._done.done():
-            self._done.set_exception(HopFailed(self._reason or reason, resolved=True))
+            self._done.set_exception(HopFailed(reason, resolved=True))
 
 
 class NoOwner:

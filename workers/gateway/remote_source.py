@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Keys that one stream may have us look after at the same time.
+MAX_QUESTIONS = 16
+
 
 class RemoteSource(Source):
     """Takes a remote server's stanzas, of one or more pairs, and gives them to local hops."""
@@ -68,12 +71,12 @@ class RemoteSource(Source):
         elif isinstance(event, DialbackKeyReceived):
             self._spawn(self._verify_key(event))
         elif isinstance(event, VerifyRequested):
-            self._spawn(self._answer_verify(event))
+            self._on_verify_requested(event)
 
     def on_closed(self, session: Session, reason: str) -> None:
         super().on_closed(session, reason)
         for hop in self._hops.values():
-            hop.users -= 1
+            hop.leave()
         self._hops.clear()
         stream = session.stream
         log.info("session from %s to %s ended: %s", stream.sender or "?", stream.target, reason)
@@ -147,14 +150,28 @@ class RemoteSource(Source):
 
     async def _verify_key(self, event: DialbackKeyReceived) -> None:
         pair = DomainPair(event.target, event.sender)
-        outcome = "error"
-        if not self._listener.config.remote_for(event.sender).block:
+        policy = self._listener.config.remote_for(event.sender)
+        outcome, error = "error", "policy-violation"
+        # The stream may have been opened by a domain of which less is asked.
+        if not policy.block and "dialback" in policy.auth:
             outcome = await self.router.verify_with_remote(pair, id=self._stream.id, key=event.key)
-        error = "remote-server-not-found" if outcome == "error" else ""
+            error = "remote-server-not-found" if outcome == "error" else ""
         self._stream.answer_dialback(
             sender=event.sender, target=event.target, outcome=outcome, error=error
         )
         self.session.pump()
+
+    def _on_verify_requested(self, event: VerifyRequested) -> None:
+        if len(self._tasks) < MAX_QUESTIONS:
+            self._spawn(self._answer_verify(event))
+        else:
+            self._stream.answer_verify(
+                sender=event.sender,
+                target=event.target,
+                id=event.id,
+                outcome="error",
+                error="resource-constraint",
+            )
 
     async def _answer_verify(self, event: VerifyRequested) -> None:
         """A key made by us is known at once; any other may be the local server's own."""

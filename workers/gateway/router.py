@@ -19,7 +19,7 @@ from workers.gateway.local_connector import LocalConnector
 from workers.gateway.negotiation import NoOwner
 from workers.gateway.remote_connector import RemoteConnector
 from workers.gateway.session import Session, SessionOwner
-from workers.xmpp.errors import StanzaCondition
+from workers.xmpp.errors import LocalProtocolError, StanzaCondition
 from workers.xmpp.events import Event, StreamClosed, VerifyAnswered
 from workers.xmpp.stanza import bounce, why_not_bounced
 
@@ -131,19 +131,30 @@ class Router:
 
     async def drain(self, timeout: float) -> None:
         """Let every hop deliver what it holds and close in order; cut what is left at the end."""
-        hops = [hop for _, hop in self.hops()]
-        closings = [asyncio.create_task(hop.close()) for hop in hops]
-        if closings:
-            await asyncio.wait(closings, timeout=timeout)
-        for hop in hops:
+        closings: dict[Hop, asyncio.Task[None]] = {}
+        try:
+            async with asyncio.timeout(timeout):
+                # What a hop cannot deliver is bounced, which may need a hop of its own.
+                while hops := [hop for _, hop in self.hops()]:
+                    for hop in hops:
+                        if hop not in closings:
+                            closings[hop] = asyncio.create_task(hop.close())
+                    await asyncio.wait(
+                        [closings[hop] for hop in hops], return_when=asyncio.FIRST_COMPLETED
+                    )
+        except TimeoutError:
+            log.info("%d hops are cut at the end of the drain", len(hops))
+        for _, hop in list(self.hops()):
             hop.cut()
-        for closing in closings:
+        for closing in closings.values():
             closing.cancel()
-        await asyncio.gather(*closings, return_exceptions=True)
+        await asyncio.gather(*closings.values(), return_exceptions=True)
 
     def _on_remote_ended(self, hop: Hop) -> None:
         if self._remote.get(hop.pair) is hop:
             del self._remote[hop.pair]
+            if hop.failure is not None:
+                self.on_outbound_failed(hop.pair, hop.failure.reason)
             self.on_pair_idle(hop.pair)
 
     def _on_local_ended(self, hop: Hop) -> None:
@@ -157,7 +168,6 @@ class Router:
     ) -> None:
         log.warning("%s → %s: %d stanzas bounced: %s", *pair, len(failed), text)
         self.bounce(failed, condition, text, lambda: self.to_local(pair))
-        self.on_outbound_failed(pair, text)
 
     def _on_inbound_failed(
         self, pair: DomainPair, failed: list[Failed], condition: StanzaCondition, text: str
@@ -218,13 +228,13 @@ class Router:
                     session = await connector.connect(
                         pair.local, pair.remote, owner, verify_only=True
                     )
-                    session.stream.send_verify(sender=sender, target=target, id=id, key=key)
-                    session.pump()
                     try:
+                        session.stream.send_verify(sender=sender, target=target, id=id, key=key)
+                        session.pump()
                         return await answer
                     finally:
                         session.close()
-            except (HopFailed, TimeoutError) as exc:
+            except (HopFailed, LocalProtocolError, TimeoutError) as exc:
                 log.warning("cannot verify the key of %s at %s: %s", sender, target, exc)
                 return "error"
 

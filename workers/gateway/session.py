@@ -53,6 +53,7 @@ class Session:
         """Set before the stream may ask for STARTTLS."""
         self.reason = ""
         self.ended = False
+        self.is_paused = False
         self._loop = asyncio.get_running_loop()
         self.closed_future: asyncio.Future[None] = self._loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
@@ -76,6 +77,8 @@ class Session:
         self.write()
         if stream.state is State.CLOSED:
             self._end()
+        elif stream.state is State.CLOSING and self._close_timer is None and not self.ended:
+            self._close_timer = self._loop.call_later(CLOSE_TIMEOUT, self._on_close_timeout)
 
     def mark_handled(self, count: int) -> None:
         """Count stanzas as handled and tell the peer once per loop turn (XEP-0198)."""
@@ -88,8 +91,15 @@ class Session:
         """Close the stream in order; the connection follows when the peer has closed too."""
         self.stream.close(see_other_uri)
         self.pump()
-        if not self.ended and self._close_timer is None:
-            self._close_timer = self._loop.call_later(CLOSE_TIMEOUT, self._on_close_timeout)
+
+    def pause_reading(self) -> None:
+        """Let TCP hold the peer back."""
+        self.is_paused = True
+        self.channel.pause_reading()
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
+        self.channel.resume_reading()
 
     def start_timer(self) -> None:
         """Watch over the negotiation."""
@@ -248,10 +258,16 @@ class WebSocketSession(Session):
         self._ping_interval = ping_interval
         self._ping_timer: asyncio.TimerHandle | None = None
         self._unanswered = 0
+        self._is_attached = False
+        self._was_early = False
 
     def attach(self, websocket: WebSocket) -> None:
         self.websocket = websocket
         self.channel = websocket.channel
+        self._is_attached = True
+        if self._was_early:
+            # RFC 7395 §3.4: the client opens the stream.
+            self.abort("the peer spoke before the stream was opened")
 
     def ping(self, payload: bytes) -> None:
         """A Ping behind everything written so far; `on_pong` follows."""
@@ -269,6 +285,8 @@ class WebSocketSession(Session):
 
     def _keep_alive(self) -> None:
         # xmpp-proxy stops reading after a surprise and keeps the socket: only silence tells.
+        if self.is_paused:
+            self._unanswered = 0  # its answers wait where we do not read
         if self._unanswered >= 2:
             self.abort(f"no answer to pings for {2 * self._ping_interval:g} s")
             return
@@ -283,7 +301,10 @@ class WebSocketSession(Session):
 
     def messages_received(self, messages: list[bytes]) -> None:
         self._unanswered = 0
-        self._receive(messages)
+        if self._is_attached:
+            self._receive(messages)
+        else:
+            self._was_early = True
 
     def pong_received(self, payload: bytes) -> None:
         self._unanswered = 0

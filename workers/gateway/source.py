@@ -35,10 +35,12 @@ class Source:
 
     def pause(self) -> None:
         """The next hop is full: let TCP hold the peer back."""
-        self._session.channel.pause_reading()
+        if not self._closing:
+            self._session.pause_reading()
 
     def resume(self) -> None:
-        self._session.channel.resume_reading()
+        if not self._closing:
+            self._session.resume_reading()
 
     def close(self, see_other_uri: str | None = None) -> None:
         """End the stream in order, once everything read is acknowledged to the peer.
@@ -49,7 +51,9 @@ class Source:
             return
         self._closing = True
         self._see_other_uri = see_other_uri
-        if self.origin.in_flight:
+        if self.origin.in_flight and self._session.stream.received.enabled:
+            # What is still under way to us comes again on the peer's next stream.
+            self._session.pause_reading()
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(SETTLE_TIMEOUT, self._close_session)
         else:
@@ -62,13 +66,15 @@ class Source:
             asyncio.get_running_loop().call_soon(self._close_session)
 
     def _close_session(self) -> None:
+        # What the peer has sent is read to its closing tag, however full the next hop is.
+        self._session.resume_reading()
         self._session.close(self._see_other_uri)
 
     def _use(self, known: Hop | None, hop: Hop) -> Hop:
         """Count ourselves as a user of the hop, and of the known one no longer."""
         if hop is not known:
             if known is not None:
-                known.users -= 1
+                known.leave()
             hop.users += 1
         return hop
 

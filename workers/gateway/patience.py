@@ -1,0 +1,38 @@
+"""When a hop that has lost its next server tries again, and when it gives up. Pure: time comes in.
+
+A session that was lost before anything was acknowledged counts as a failure, too: a stanza that
+makes the next server cut each connection must not be sent again and again for ever.
+"""
+
+FIRST_RETRY = 0.25
+LAST_RETRY = 5.0
+
+
+class Patience:
+    """The time since which nothing got through. Times and delays in seconds."""
+
+    def __init__(self, timeout: float, *, since: float | None) -> None:
+        """`since` None: the very first failure is final."""
+        self._timeout = timeout
+        self._since = since
+        self._delay = FIRST_RETRY
+
+    def begin(self, now: float) -> None:
+        """A session has ended with something unacknowledged: from now on failures are endured."""
+        if self._since is None:
+            self._since = now
+
+    def renew(self, now: float) -> None:
+        """Something got through, or there was nothing to send: start afresh."""
+        self._since = now
+        self._delay = FIRST_RETRY
+
+    def is_over(self, now: float) -> bool:
+        """Give up, if the next server has just failed again."""
+        return self._since is None or now - self._since > self._timeout
+
+    def next_delay(self, share: float) -> float:
+        """How long to wait before the next attempt; `share` in 0..1 spreads many hops."""
+        delay = self._delay * (1.0 + share) / 2.0
+        self._delay = min(self._delay * 2, LAST_RETRY)
+        return delay
