@@ -61,7 +61,13 @@ class ReceivingStream(ServerStream):
         self._questions = Outstanding()
 
     def offer(self, *, external: bool, dialback: bool, reason: str = "") -> None:
-        """Answer the header: what this peer may use. `reason` says why not EXTERNAL, if not."""
+        """Answer the header: what this peer may use. `reason` says why not EXTERNAL, if not.
+
+        Does nothing on a stream that has ended meanwhile. Raises `LocalProtocolError` if no header
+        waits for it.
+        """
+        if self.state >= State.CLOSING:
+            return
         if self.state is not State.DECIDING:
             raise LocalProtocolError(f"stream is {self.state.name}")
         self._external, self._dialback, self._external_reason = external, dialback, reason

@@ -184,7 +184,12 @@ class ServerStream:
         self._finish(clean=False)
 
     def tls_established(self, now: float) -> None:
-        """TLS is up below us: the stream starts anew (RFC 6120 §5.4.3.3)."""
+        """TLS is up below us: the stream starts anew (RFC 6120 §5.4.3.3), if it has not ended.
+
+        Raises `LocalProtocolError` if no `TlsStarting` was reported.
+        """
+        if self.state is State.CLOSED:
+            return
         if self.state is not State.WAIT_TLS:
             raise LocalProtocolError(f"stream is {self.state.name}")
         self.secure = True
