@@ -1,0 +1,425 @@
+"""Hops against a far end of our own on loopback: what is sent, resent, bounced and acknowledged."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from coordinator.accounts import (
+    ACCEPTED,
+    ACK_SM,
+    ACK_STREAM_CLOSE,
+    ACK_WEBSOCKET_PING,
+    ACK_XMPP_PING,
+    ACKNOWLEDGED,
+    BOUNCED,
+    IN_FLIGHT_OURS,
+    REPLAYED,
+)
+from coordinator.config import Limits
+from coordinator.routes import DomainPair
+from tests.workers.gateway.session_bench import (
+    LOCAL,
+    REMOTE,
+    FarServer,
+    message,
+    on_quiet_loop,
+    request,
+    until,
+)
+from workers.gateway import hop as hop_module
+from workers.gateway import patience
+from workers.gateway import session as session_module
+from workers.gateway.flow import Failed, Origin, settle_bounced
+from workers.gateway.hop import BARRIER, Hop, HopFailed
+from workers.xmpp.errors import StanzaCondition
+from workers.xmpp.stanza import Stanza
+
+PAIR = DomainPair(LOCAL, REMOTE)
+
+
+class Scene:
+    """A far server, a hop to it, an origin whose ledger is looked at, a source that is paced."""
+
+    def __init__(self) -> None:
+        self.far = FarServer()
+        self.counters = memoryview(bytearray(32 * 8)).cast("Q")
+        self.origin = Origin(self.counters, self._on_handled)
+        self.handled = 0
+        self.failed: list[tuple[str | None, StanzaCondition, str]] = []
+        self.ended: list[Hop] = []
+        self.paces: list[str] = []
+        self.attempts = 0
+        self.hop: Hop
+
+    def start_hop(
+        self, *, patient: bool = False, limits: Limits | None = None, **options: Any
+    ) -> Hop:
+        connect = self.far.connector(**options)
+
+        async def counted(owner: Any) -> Any:
+            self.attempts += 1
+            try:
+                return await connect(owner)
+            except OSError as exc:
+                raise HopFailed(str(exc), resolved=False) from None
+
+        self.hop = Hop(
+            PAIR,
+            sender=LOCAL,
+            target=REMOTE,
+            connect=counted,
+            limits=limits or Limits(resend_timeout=0.3),
+            on_failed=self._on_failed,
+            on_ended=self.ended.append,
+            patient=patient,
+        )
+        return self.hop
+
+    def send(self, *stanzas: Stanza) -> None:
+        self.hop.send(self.origin.accept(list(stanzas)), self)
+
+    def check_ledger(self) -> None:
+        counters = self.counters
+        ends = counters[ACKNOWLEDGED] + counters[BOUNCED]
+        assert counters[ACCEPTED] == ends + self.origin.in_flight
+        assert counters[IN_FLIGHT_OURS] == self.origin.in_flight
+
+    async def close(self) -> None:
+        self.check_ledger()
+        self.hop.cut()
+        await until(lambda: self.ended)
+        self.check_ledger()
+        await self.far.close()
+
+    def _on_handled(self, count: int) -> None:
+        self.handled += count
+
+    def _on_failed(self, failed: list[Failed], condition: StanzaCondition, text: str) -> None:
+        for each in failed:
+            self.failed.append((each.stanza.id, condition, text))
+            settle_bounced(each)
+
+    def pause(self) -> None:
+        self.paces.append("pause")
+
+    def resume(self) -> None:
+        self.paces.append("resume")
+
+
+@pytest.fixture(autouse=True)
+def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "FIRST_RETRY", 0.01)
+    monkeypatch.setattr(session_module, "CLOSE_TIMEOUT", 0.2)
+
+
+@pytest_asyncio.fixture
+async def scene() -> AsyncIterator[Scene]:
+    scene = Scene()
+    yield scene
+    await scene.close()
+
+
+@on_quiet_loop
+async def test_what_waits_for_the_session_is_sent_in_order_and_acknowledged(scene: Scene) -> None:
+    await scene.far.serve_tcp()
+    hop = scene.start_hop()
+    scene.send(message("1"), message("2"))
+    scene.send(message("3"))
+    await hop.wait_open()
+    await until(lambda: scene.handled == 3)
+    assert scene.far.ids() == ["1", "2", "3"]
+    assert scene.counters[ACK_SM] == 3
+    scene.check_ledger()
+
+
+@on_quiet_loop
+async def test_each_batch_is_asked_about_as_soon_as_the_last_answer_is_in(scene: Scene) -> None:
+    """A peer that speaks only when asked, and then of what it knew, must not wait for a tick."""
+    await scene.far.serve_tcp()
+    hop = scene.start_hop()
+    await hop.wait_open()
+    session = scene.far.sessions[0]
+    session.mark_handled = session.stream.mark_handled  # type: ignore[method-assign]
+    async with asyncio.timeout(hop_module.ASK_INTERVAL / 2):
+        for count in range(4):
+            scene.send(message(str(count)))
+            await until(lambda: len(scene.far.got) > count and scene.handled == count)  # noqa: B023
+
+
+@on_quiet_loop
+async def test_unacknowledged_messages_are_sent_again_with_a_delay_and_counted(
+    scene: Scene,
+) -> None:
+    await scene.far.serve_tcp()
+    hop = scene.start_hop()
+    await hop.wait_open()
+    scene.far.handles = False
+    scene.send(message("1"), message("2"))
+    await until(lambda: len(scene.far.got) == 2)
+    scene.far.handles = True
+    scene.far.sessions[0].abort("gone")
+    await until(lambda: scene.handled == 2)
+    assert scene.far.ids() == ["1", "2", "1", "2"]
+    assert [b"urn:xmpp:delay" in s.data for s in scene.far.got] == [False, False, True, True]
+    assert scene.counters[REPLAYED] == 2
+    assert not scene.failed
+
+
+@on_quiet_loop
+async def test_a_request_of_unknown_fate_is_bounced_and_never_sent_again(scene: Scene) -> None:
+    await scene.far.serve_tcp()
+    hop = scene.start_hop()
+    await hop.wait_open()
+    scene.far.handles = False
+    scene.send(message("1"), request("2"))
+    await until(lambda: len(scene.far.got) == 2)
+    scene.far.handles = True
+    scene.far.sessions[0].abort("gone")
+    await until(lambda: scene.handled == 2)
+    assert scene.far.ids() == ["1", "2", "1"]
+    assert [(id, condition) for id, condition, _ in scene.failed] == [
+        ("2", StanzaCondition.REMOTE_SERVER_TIMEOUT)
+    ]
+
+
+@on_quiet_loop
+async def test_a_first_connection_that_fails_is_final_for_the_impatient(scene: Scene) -> None:
+    await scene.far.serve_tcp()
+    scene.far._server.close()
+    hop = scene.start_hop()
+    scene.send(message("1"))
+    with pytest.raises(HopFailed):
+        await hop.wait_open()
+    assert scene.ended == [hop]
+    assert hop.failure is not None
+    assert [(id, condition) for id, condition, _ in scene.failed] == [
+        ("1", StanzaCondition.REMOTE_SERVER_NOT_FOUND)
+    ]
+    assert scene.attempts == 1
+
+
+@on_quiet_loop
+async def test_the_patient_try_again_until_their_time_is_over(scene: Scene) -> None:
+    await scene.far.serve_tcp()
+    scene.far.outcome, scene.far.external = "invalid", False
+    scene.start_hop(patient=True)
+    scene.send(message("1"))
+    await until(lambda: scene.ended)
+    assert scene.attempts > 1
+    assert scene.failed[0][:2] == ("1", StanzaCondition.REMOTE_SERVER_TIMEOUT)
+
+
+@on_quiet_loop
+async def test_a_stanza_that_makes_the_peer_hang_up_is_not_sent_for_ever(scene: Scene) -> None:
+    await scene.far.serve_tcp()
+    hop = scene.start_hop()
+    await hop.wait_open()
+    scene.far.handles = False
+    scene.far.on_stanzas = lambda session, stanzas: session.abort("I do not like this")
+    scene.send(message("poison"))
+    await until(lambda: scene.ended)
+    assert 1 < len(scene.far.got) < 30
+    assert [id for id, _, _ in scene.failed] == ["poison"]
+    assert "lost again" in scene.failed[0][2]
+
+
+@on_quiet_loop
+async def test_a_bug_while_connecting_bounces_what_waits(scene: Scene) -> None:
+    await scene.far.serve_tcp()
+    hop = scene.start_hop()
+
+    async def broken(owner: Any) -> Any:
+        raise KeyError("a bug")
+
+    hop._connect = broken
+    scene.send(message("1"))
+    await until(lambda: scene.ended)
+    assert [id for id, _, _ in scene.failed] == ["1"]
+
+
+@on_quiet_loop
+async def test_a_websocket_without_management_is_asked_by_its_ping(scene: Scene) -> None:
+    await scene.far.serve_websocket()
+    scene.far.external = False
+    hop = scene.start_hop(websocket=True)
+    await hop.wait_open()
+    for count in (1, 2):
+        scene.send(message(str(count)))
+        await until(lambda: scene.handled == count)  # noqa: B023
+    assert scene.counters[ACK_WEBSOCKET_PING] == 2
+
+
+@on_quiet_loop
+async def test_a_tcp_stream_without_management_is_asked_by_an_xmpp_ping(scene: Scene) -> None:
+    await scene.far.serve_tcp()
+    scene.far.external = False
+    hop = scene.start_hop()
+    await hop.wait_open()
+    scene.send(message("1"))
+    await until(lambda: len(scene.far.got) == 2)
+    ping = scene.far.got[1]
+    assert (ping.name, ping.type, ping.recipient) == ("iq", "get", REMOTE)
+    assert (ping.id or "").startswith(BARRIER)
+    scene.send(message("2"))  # not covered by the first ping
+    assert not hop.barrier_answered("forged")
+    assert hop.barrier_answered((ping.id or "").removeprefix(BARRIER))
+    assert (scene.handled, scene.counters[ACK_XMPP_PING]) == (1, 1)
+    await until(lambda: len(scene.far.got) == 4)  # the next ping follows at once
+    assert hop.barrier_answered((scene.far.got[3].id or "").removeprefix(BARRIER))
+    assert scene.handled == 2
+
+
+@on_quiet_loop
+async def test_an_overdue_barrier_ends_the_stream_in_order_which_acknowledges(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hop_module, "ASK_INTERVAL", 0.02)
+    monkeypatch.setattr(hop_module, "BARRIER_TIMEOUT", 0.02)
+    await scene.far.serve_tcp()
+    scene.far.external = False
+    hop = scene.start_hop()
+    hop.users = 1
+    await hop.wait_open()
+    scene.send(message("1"))
+    await until(lambda: scene.handled == 1)
+    assert scene.counters[ACK_STREAM_CLOSE] == 1
+    await until(lambda: scene.far.ended)
+    scene.send(message("2"))  # on a new stream
+    await until(lambda: scene.handled == 2)
+    assert [s.id for s in scene.far.got if s.name == "message"] == ["1", "2"]
+
+
+@on_quiet_loop
+async def test_what_is_too_large_for_the_peer_is_bounced_even_if_it_came_before_the_session(
+    scene: Scene,
+) -> None:
+    scene.far.limits = Limits(stanza_bytes=10_000)
+    await scene.far.serve_tcp()
+    hop = scene.start_hop()
+    scene.send(message("1"), message("large", body="x" * 10_000), message("2"))
+    await hop.wait_open()
+    scene.send(message("larger", body="x" * 20_000))
+    await until(lambda: scene.handled == 4)
+    assert scene.far.ids() == ["1", "2"]
+    assert [(id, condition) for id, condition, _ in scene.failed] == [
+        ("large", StanzaCondition.POLICY_VIOLATION),
+        ("larger", StanzaCondition.POLICY_VIOLATION),
+    ]
+    assert not scene.ended
+
+
+@on_quiet_loop
+async def test_a_full_hop_pauses_its_source_and_resumes_it_when_there_is_room(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hop_module, "MAX_UNACKNOWLEDGED", 2)
+    await scene.far.serve_tcp()
+    hop = scene.start_hop()
+    await hop.wait_open()
+    scene.far.handles = False
+    scene.send(*(message(str(n)) for n in range(3)))
+    scene.send(message("3"))
+    assert scene.paces == ["pause"]
+    await until(lambda: len(scene.far.got) == 4)
+    scene.far.sessions[0].mark_handled(2)
+    await until(lambda: scene.handled == 2)
+    assert scene.paces == ["pause", "resume"]
+
+
+@on_quiet_loop
+async def test_bytes_that_wait_hold_the_source_back_until_the_hop_is_gone(scene: Scene) -> None:
+    await scene.far.serve_tcp()
+    scene.far._server.close()
+    scene.start_hop(limits=Limits(queue_bytes=65536))
+    scene.send(message("1", body="x" * 70_000))
+    assert scene.paces == ["pause"]
+    await until(lambda: scene.ended)
+    assert scene.paces == ["pause", "resume"]
+
+
+@on_quiet_loop
+async def test_closing_delivers_what_is_held_first(scene: Scene) -> None:
+    await scene.far.serve_tcp()
+    hop = scene.start_hop()
+    scene.send(message("1"))
+    await hop.close()
+    assert (scene.far.ids(), scene.handled, scene.ended) == (["1"], 1, [hop])
+    assert hop.failure is None
+
+
+@on_quiet_loop
+async def test_closing_while_connecting_with_nothing_to_send_does_not_hang(scene: Scene) -> None:
+    await scene.far.serve_tcp()
+    hop = scene.start_hop()
+    hop.users = 1
+    await hop.close()
+    assert scene.ended == [hop]
+
+
+@on_quiet_loop
+async def test_a_lost_hop_with_users_waits_for_work_and_ends_when_they_leave(scene: Scene) -> None:
+    await scene.far.serve_tcp()
+    hop = scene.start_hop()
+    hop.users = 1
+    await hop.wait_open()
+    scene.far.sessions[0].abort("gone")
+    await until(lambda: hop.session is None)
+    scene.send(message("1"))
+    await until(lambda: scene.handled == 1)
+    scene.far.sessions[1].abort("gone")
+    await until(lambda: hop.session is None)
+    assert not scene.ended
+    hop.leave()
+    await until(lambda: scene.ended)
+
+
+@on_quiet_loop
+async def test_an_unused_hop_is_closed_in_order(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hop_module, "ASK_INTERVAL", 0.01)
+    await scene.far.serve_tcp()
+    hop = scene.start_hop(limits=Limits(idle_timeout=0.01))
+    await hop.wait_open()
+    await until(lambda: scene.ended)
+    assert scene.far.ended == ["closed"]
+
+
+@on_quiet_loop
+async def test_reconnecting_leaves_one_timer(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hop_module, "ASK_INTERVAL", 0.02)
+    await scene.far.serve_tcp()
+    hop = scene.start_hop()
+    hop.users = 1
+    for count in range(1, 6):
+        await until(lambda: hop.session is not None)
+        scene.send(message(str(count)))
+        await until(lambda: scene.handled == 2 * count - 1)  # noqa: B023
+        scene.far.sessions[-1].abort("gone")
+        await until(lambda: hop.session is None)
+        scene.send(message("again"))
+        await until(lambda: hop.session is not None and scene.handled == 2 * count)  # noqa: B023
+    ticks = 0
+
+    def counted() -> None:
+        nonlocal ticks
+        ticks += 1
+
+    monkeypatch.setattr(hop, "_on_tick", counted)
+    await asyncio.sleep(0.1)
+    assert ticks <= 1  # each chain of timers would tick on
+
+
+@on_quiet_loop
+async def test_cutting_leaves_what_is_held_unsettled(scene: Scene) -> None:
+    await scene.far.serve_tcp()
+    hop = scene.start_hop()
+    await hop.wait_open()
+    scene.far.handles = False
+    scene.send(message("1"), request("2"))
+    hop.cut()
+    await until(lambda: scene.ended and scene.far.ended)
+    assert (scene.handled, scene.failed, scene.origin.in_flight) == (0, [], 2)
