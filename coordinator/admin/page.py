@@ -52,7 +52,7 @@ async function refresh() {
     at("facts").textContent = status.domains.join(", ") + " \\u00b7 version " + status.version +
       " \\u00b7 up " + Math.round(status.uptime) + " s \\u00b7 Redis " + status.redis.url;
     const keys = ["accepted", "acknowledged", "bounced", "returned", "in_flight", "replayed"];
-    table("ledger", ["direction", ...keys, "dropped"], Object.entries(status.ledger).map(
+    table("ledger", ["direction", ...keys.map((key) => key.replace("_", " ")), "dropped"], Object.entries(status.ledger).map(
       ([way, entry]) => [way, ...keys.map((key) => entry[key]), sum(entry.dropped)]));
     table("workers", ["worker", "pid", "state", "sessions", "routes", "MiB", "restarts"], workers.map(
       (w) => [w.id, w.pid, w.state, w.sessions, w.routes, (w.rss_bytes / 1048576).toFixed(1), w.restarts]));

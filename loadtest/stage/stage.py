@@ -42,7 +42,9 @@ class Stage:
 
     def __init__(self, *, workers: int = 2, directory: Path | None = None) -> None:
         self.keep = directory is not None
-        self.directory = directory or Path(tempfile.mkdtemp(prefix="fedgate-stage-"))
+        # Not below TMPDIR: Prosody 0.12 fails when it has to warn about a configuration file whose
+        # path has more than 60 characters, and a path of a unix socket has at most 107.
+        self.directory = directory or Path(tempfile.mkdtemp(prefix="fedgate-stage-", dir="/tmp"))
         # The servers run as accounts of their own and have to pass through.
         self.directory.chmod(0o755)
         self.logs = self.directory / "logs"
