@@ -82,8 +82,9 @@ class Session:
 
     def mark_handled(self, count: int) -> None:
         """Count stanzas as handled and tell the peer once per loop turn (XEP-0198)."""
-        self.stream.mark_handled(count)
-        if not self._ack_scheduled and self.stream.received.enabled:
+        stream = self.stream
+        stream.mark_handled(count)
+        if not self._ack_scheduled and (stream.received.enabled or stream.state is State.SETTLING):
             self._ack_scheduled = True
             self._loop.call_soon(self._send_ack)
 

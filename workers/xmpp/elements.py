@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from lxml import etree
 
 from workers.xmpp import namespaces
-from workers.xmpp.errors import StreamCondition
+from workers.xmpp.errors import RemoteProtocolError, StreamCondition
+from workers.xmpp.jid import InvalidJid, domain_of
 from workers.xmpp.namespaces import DIALBACK, LIMITS, SASL, SERVER, SM, STANZA_ERRORS, TLS
 from workers.xmpp.xml_text import attribute, character_data
 
@@ -164,6 +165,19 @@ def parse_features(element: etree._Element) -> Features:
 def _number(parent: etree._Element | None, tag: str) -> int:
     text = "" if parent is None else (parent.findtext(tag) or "").strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else 0
+
+
+def peer_domain(text: str | None) -> str:
+    """A domain as a peer wrote it, normalised. Raises improper-addressing."""
+    try:
+        return domain_of(text or "")
+    except InvalidJid as exc:
+        raise RemoteProtocolError(StreamCondition.IMPROPER_ADDRESSING, str(exc)) from None
+
+
+def dialback_addresses(element: etree._Element) -> tuple[str, str]:
+    """`from` and `to` of a dialback element, normalised. Raises improper-addressing."""
+    return peer_domain(element.get("from")), peer_domain(element.get("to"))
 
 
 def parse_stream_error(element: etree._Element) -> tuple[StreamCondition, str]:

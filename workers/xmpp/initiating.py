@@ -21,8 +21,6 @@ from workers.xmpp.stream import (
     ServerStream,
     State,
     StreamConfig,
-    dialback_addresses,
-    peer_domain,
 )
 
 
@@ -85,7 +83,7 @@ class InitiatingStream(ServerStream):
         in its own name, and the error that follows then says so. Some leave `from` out; the
         certificate or dialback then decides alone.
         """
-        if self._answering_domain and peer_domain(self._answering_domain) != self.target:
+        if self._answering_domain and elements.peer_domain(self._answering_domain) != self.target:
             raise RemoteProtocolError(StreamCondition.INVALID_FROM, "another domain answered")
 
     def _on_unexpected(self, element: etree._Element) -> None:
@@ -157,7 +155,7 @@ class InitiatingStream(ServerStream):
         self.state = State.PROVING
 
     def _on_result(self, element: etree._Element) -> None:
-        sender, target = dialback_addresses(element)
+        sender, target = elements.dialback_addresses(element)
         outcome = element.get("type")
         if outcome is None:
             raise RemoteProtocolError(

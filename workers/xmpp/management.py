@@ -64,8 +64,8 @@ class Received:
 
     @property
     def pending(self) -> int:
-        """How many counted stanzas are received and not handled yet."""
-        return self.total - self.handled
+        """How many stanzas, counted or not, are received and not handled yet."""
+        return self.uncounted + self.total - self.handled
 
     def receive(self, count: int) -> None:
         if self.enabled:

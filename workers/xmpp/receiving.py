@@ -24,8 +24,6 @@ from workers.xmpp.stream import (
     ServerStream,
     State,
     StreamConfig,
-    dialback_addresses,
-    peer_domain,
 )
 
 # RFC 6120 §6.4.5 asks for at least 2 and recommends no more than 5 attempts.
@@ -128,7 +126,7 @@ class ReceivingStream(ServerStream):
             raise RemoteProtocolError(
                 StreamCondition.IMPROPER_ADDRESSING, "from and to are required"
             )
-        pair = peer_domain(header.sender), peer_domain(header.recipient)
+        pair = elements.peer_domain(header.sender), elements.peer_domain(header.recipient)
         if pair != (self.sender, self.target):
             raise RemoteProtocolError(
                 StreamCondition.IMPROPER_ADDRESSING, "from and to may not change at a restart"
@@ -211,7 +209,7 @@ class ReceivingStream(ServerStream):
         self._out.append(elements.failure("aborted"))  # RFC 6120 §6.5.1
 
     def _on_result(self, element: etree._Element) -> None:
-        sender, target = dialback_addresses(element)
+        sender, target = elements.dialback_addresses(element)
         if element.get("type") is not None:
             return  # XEP-0220 §3.1: an answer to no question
         error = self._why_no_dialback(sender, target)
@@ -232,7 +230,7 @@ class ReceivingStream(ServerStream):
         return "" if self._keys.ask(sender, target) else "resource-constraint"
 
     def _on_verify(self, element: etree._Element) -> None:
-        sender, target = dialback_addresses(element)
+        sender, target = elements.dialback_addresses(element)
         if element.get("type") is not None:
             self._on_verify_answer(element)
             return

@@ -26,21 +26,12 @@ from workers.xmpp.events import (
     VerifyAnswered,
 )
 from workers.xmpp.framing import Framing
-from workers.xmpp.jid import InvalidJid, domain_of
 from workers.xmpp.management import MODULO, HandledCountTooHigh, Received, Sent
 from workers.xmpp.parser import Element, StreamFooter, StreamHeader
 from workers.xmpp.stanza import Stanza
 from workers.xmpp.state import Parser, State, StreamConfig
 
-__all__ = [
-    "Handlers",
-    "Parser",
-    "ServerStream",
-    "State",
-    "StreamConfig",
-    "dialback_addresses",
-    "peer_domain",
-]
+__all__ = ["Handlers", "Parser", "ServerStream", "State", "StreamConfig"]
 
 # A peer that negotiates for longer is not going to make it (Prosody: 90 s, ejabberd: 120 s; our
 # caller waits 10 s at most, so a longer patience would only hold sockets).
@@ -306,9 +297,9 @@ class ServerStream:
     def _on_footer(self, footer: StreamFooter) -> None:
         if self.state is State.CLOSING:
             self._finish(clean=True, answered=True, see_other_uri=footer.see_other_uri)
-        elif self.state is State.ESTABLISHED and self.received.enabled and self.received.pending:
-            # Our direction is still open. The peer would take what we acknowledge too late for
-            # lost and return it to its senders, or send it twice.
+        elif self.state is State.ESTABLISHED and self.received.pending:
+            # Our closing tag says that all was processed (RFC 6120 §4.4), as the acknowledgement
+            # before it does. Too early it is a lie, or what we take over is sent twice.
             self.state = State.SETTLING
             self._see_other_uri = footer.see_other_uri
         else:
@@ -358,7 +349,7 @@ class ServerStream:
             self._events.append(Acknowledged(count))
 
     def _on_verify_answer(self, element: etree._Element) -> None:
-        sender, target = dialback_addresses(element)
+        sender, target = elements.dialback_addresses(element)
         id, outcome = element.get("id", ""), element.get("type")
         # An answer nobody asked for is dropped without a word (XEP-0220 §3.1).
         if self._verifies.settle(target, sender, id):
@@ -383,19 +374,6 @@ class ServerStream:
         if self.state is not State.CLOSED:
             self.state = State.CLOSED
             self._events.append(StreamClosed(clean, answered, see_other_uri))
-
-
-def peer_domain(text: str | None) -> str:
-    """A domain as a peer wrote it, normalised. Raises improper-addressing."""
-    try:
-        return domain_of(text or "")
-    except InvalidJid as exc:
-        raise RemoteProtocolError(StreamCondition.IMPROPER_ADDRESSING, str(exc)) from None
-
-
-def dialback_addresses(element: etree._Element) -> tuple[str, str]:
-    """`from` and `to` of a dialback element, normalised. Raises improper-addressing."""
-    return peer_domain(element.get("from")), peer_domain(element.get("to"))
 
 
 # RFC 6120 §5.4.3.3: nothing in clear counts once TLS was agreed; §4.4: nothing follows a closing

@@ -4,7 +4,7 @@ import pytest
 from lxml import etree
 
 from workers.xmpp import elements, namespaces
-from workers.xmpp.errors import StreamCondition
+from workers.xmpp.errors import RemoteProtocolError, StreamCondition
 from workers.xmpp.framing import StreamFraming
 
 
@@ -72,3 +72,10 @@ def test_sasl_failures_are_read() -> None:
 )
 def test_every_element_stands_alone(data: bytes) -> None:
     assert str(etree.fromstring(data).tag).startswith("{")
+
+
+def test_peers_domains_are_normalised_or_improper() -> None:
+    assert elements.peer_domain("Montague.Example") == "montague.example"
+    for wrong in (None, "", "a..b", "a b"):
+        with pytest.raises(RemoteProtocolError, match="improper-addressing"):
+            elements.peer_domain(wrong)

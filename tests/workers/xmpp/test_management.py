@@ -58,7 +58,7 @@ def test_what_came_before_enable_is_handled_first_and_not_counted() -> None:
     received.enabled = True
     received.receive(2)
     received.mark_handled(2)
-    assert (received.h, received.pending, received.has_news()) == (0, 2, False)
+    assert (received.h, received.pending, received.has_news()) == (0, 3, False)
     received.mark_handled(2)
     assert (received.h, received.pending, received.has_news()) == (1, 1, True)
     assert received.answer() == 1
