@@ -3,9 +3,10 @@
 from coordinator.domains import InvalidDomain, normalise_domain
 
 # Senders repeat themselves: a bounded memory saves the split and the normalisation per stanza.
-# 0.6 µs without, 0.05 µs with it. Emptied when full rather than aged: refilling costs microseconds.
+# Emptied when full rather than aged.
 _CACHE_SIZE = 65536
-_domains: dict[str, str] = {}
+domains: dict[str, str] = {}
+"""JID → domain of those met before; the hot path looks here first. Written by `domain_of` only."""
 
 
 class InvalidJid(ValueError):
@@ -17,12 +18,12 @@ def domain_of(jid: str) -> str:
 
     The resource is cut first: in `a.example/x@b.example` the domain is `a.example` (RFC 7622 §3.1).
     """
-    domain = _domains.get(jid)
+    domain = domains.get(jid)
     if domain is None:
         domain = _parse_domain(jid)
-        if len(_domains) >= _CACHE_SIZE:
-            _domains.clear()
-        _domains[jid] = domain
+        if len(domains) >= _CACHE_SIZE:
+            domains.clear()
+        domains[jid] = domain
     return domain
 
 

@@ -8,7 +8,7 @@ from lxml import etree
 from coordinator.config import Limits
 from workers.xmpp import namespaces
 from workers.xmpp.errors import RemoteProtocolError, StreamCondition
-from workers.xmpp.jid import InvalidJid, domain_of
+from workers.xmpp.jid import InvalidJid, domain_of, domains
 from workers.xmpp.namespaces import DIALBACK, FRAMING_SERVER, SERVER, STANZAS, XML_LANG
 from workers.xmpp.stanza import Stanza
 from workers.xmpp.xml_text import attribute
@@ -100,7 +100,7 @@ class Judge:
         self.max_bytes = limits.stanza_bytes if authenticated else limits.preauth_bytes
         self.max_elements = limits.elements if authenticated else limits.preauth_elements
         # A level of nesting costs at least `<a></a>`, an element `<a/>`: whatever is shorter than
-        # this passes uncounted. Counting 300 bytes would cost 0.15 µs.
+        # this passes uncounted. Counting 300 bytes would cost 0.5 µs.
         self.plain_size = min(7 * limits.depth, 4 * self.max_elements, self.max_bytes)
 
     def set_lang(self, lang: str | None) -> None:
@@ -122,26 +122,22 @@ class Judge:
 
     def stanza(self, element: etree._Element, name: str, data: bytes) -> Stanza:
         """Make a stanza of an element and its serialised form. Raises `RemoteProtocolError`."""
-        sender, recipient = element.get("from"), element.get("to")
-        if sender is None or recipient is None:
-            # RFC 6120 §8.1.1.2, §8.1.2.2
-            raise RemoteProtocolError(
-                StreamCondition.IMPROPER_ADDRESSING, f"{name} without {'to' if sender else 'from'}"
-            )
-        try:
-            sender_domain, target_domain = domain_of(sender), domain_of(recipient)
-        except InvalidJid:
-            raise RemoteProtocolError(
-                StreamCondition.IMPROPER_ADDRESSING, f"{name} with an invalid address"
-            ) from None
-        start = _STARTS[name]
-        length = len(start)
+        get = element.get
+        sender, recipient = get("from"), get("to")
+        try:  # senders repeat themselves
+            sender_domain, target_domain = domains[sender], domains[recipient]  # type: ignore[index]
+        except KeyError:
+            sender_domain, target_domain = _addresses(name, sender, recipient)
+        start, length = _STARTS[name]
         if not data.startswith(start):
             raise RemoteProtocolError(  # RFC 6120 §4.8.5: no prefix for the content namespace
                 StreamCondition.BAD_NAMESPACE_PREFIX, f"{name} with a namespace prefix"
             )
-        # Splicing bytes costs 0.15 µs, setting attributes and serialising anew 2 µs.
-        if not data.startswith(b"xmlns", length) or not declares(data, b' xmlns="'):
+        # Namespaces are written first. Splicing bytes costs 0.17 µs, setting attributes and
+        # serialising anew 2 µs.
+        if not data.startswith(b'xmlns="', length) and not (
+            data.startswith(b"xmlns:", length) and declares(data, b' xmlns="')
+        ):
             start += _DECLARATION
         if self.lang and not declares(data, _LANG):
             start += self.lang
@@ -150,24 +146,38 @@ class Judge:
         return Stanza(
             name,
             data,
-            sender,
-            recipient,
-            element.get("id"),
-            element.get("type"),
+            sender,  # type: ignore[arg-type]
+            recipient,  # type: ignore[arg-type]
+            get("id"),
+            get("type"),
             sender_domain,
             target_domain,
         )
 
 
-_STARTS = {name: f"<{name} ".encode() for name in STANZAS.values()}
+_STARTS = {name: (f"<{name} ".encode(), len(name) + 2) for name in STANZAS.values()}
 _DECLARATION = f"xmlns='{SERVER}' ".encode()
+
+
+def _addresses(name: str, sender: str | None, recipient: str | None) -> tuple[str, str]:
+    """The domains of addresses not met before. Raises improper-addressing."""
+    if sender is None or recipient is None:
+        # RFC 6120 §8.1.1.2, §8.1.2.2
+        raise RemoteProtocolError(
+            StreamCondition.IMPROPER_ADDRESSING, f"{name} without {'to' if sender else 'from'}"
+        )
+    try:
+        return domain_of(sender), domain_of(recipient)
+    except InvalidJid:
+        raise RemoteProtocolError(
+            StreamCondition.IMPROPER_ADDRESSING, f"{name} with an invalid address"
+        ) from None
 
 
 def declares(data: bytes, beginning: bytes) -> bool:
     """Whether a serialised element's own start tag has an attribute that begins so."""
-    at = data.find(beginning)
     # In attribute values our serializer escapes `"` and `>`: neither search can be fooled.
-    return at >= 0 and at < data.find(b">")
+    return data.find(beginning, 0, data.find(b">")) >= 0
 
 
 def _depth(data: bytes) -> int:

@@ -5,7 +5,7 @@ of a made-up root that binds what the header bound. Its name is secret, so a pee
 
     <SECRET xmlns='jabber:server' xmlns:stream='…'>  <message …>…</message><r …/><iq …
 
-After each read the complete children are serialised together (1.9 µs a stanza less than one by
+After each read the complete children are serialised together (1 µs a stanza instead of 2 one by
 one), with the secret between them to cut the bytes apart, and removed. So the tree never grows,
 and between reads it holds nothing but one unfinished child at most. libxml2 relies on that too: it
 remembers the buffer of the text node it was writing, which must not be replaced under it.
@@ -271,7 +271,7 @@ class StreamParser:
             ended, failure = in_order(ended, children, failure)
         elif len(children) > len(ended) and children[-1].tag not in KNOWN:
             failure = refusal(str(children[-1].tag))
-        if len(parser.feed_error_log) != self._log_size:  # 0.3 µs a read
+        if len(parser.feed_error_log) != self._log_size:  # 0.2 µs a read
             ended, failure = self._look_into_log(ended, children, failure)
         if ended or root.text is not None:
             failure = self._take_out(ended, failure, out)
@@ -302,26 +302,29 @@ class StreamParser:
                 failure = RemoteProtocolError(StreamCondition.BAD_FORMAT, "text between stanzas")
                 del ended[at:]
                 break
-        pieces = etree.tostring(root, encoding="utf-8").split(_SEPARATOR)
-        # The root's own name splits the beginning: ['<', ' xmlns=…><message…', …].
-        pieces[1] = pieces[1][self._root_size - len(_SEPARATOR) - 1 :]
+        self._judge_all(ended, etree.tostring(root, encoding="utf-8"), out)
+        del root[: len(ended)]
+        return failure
+
+    def _judge_all(self, ended: list[etree._Element], written: bytes, out: list[Element]) -> None:
+        """`written` is the root with the elements in it, the secret behind each."""
+        size = self._root_size
+        # One search of the lot for each prefix of the header: hardly any is ever used.
+        used = [item for item in self._declarations.items() if written.find(item[0], size) >= 0]
         judge = self._judge
         plain_size = judge.plain_size
-        for at, element in enumerate(ended, 1):
-            piece = pieces[at]
+        for element, piece in zip(ended, written[size:].split(_SEPARATOR), strict=False):
             if len(piece) > plain_size:
                 judge.check_size(len(piece))
                 judge.check_shape(piece)
             name = STANZAS.get(element.tag)
             if name is None:
                 out.append(self._nonza(element))
-            else:
-                for prefix, declaration in self._declarations.items():
-                    if prefix in piece:
-                        piece = _declare(piece, name, declaration)
-                out.append(judge.stanza(element, name, piece))
-        del root[: len(ended)]
-        return failure
+                continue
+            for prefix, declaration in used:
+                if prefix in piece:
+                    piece = _declare(piece, name, declaration)
+            out.append(judge.stanza(element, name, piece))
 
     def _nonza(self, element: etree._Element) -> etree._Element:
         if not isinstance(element.tag, str):
