@@ -16,7 +16,14 @@ BACKLOG = 1024
 
 
 class CannotBind(Exception):
-    """An address cannot be listened on; one line with the address, the cause and the next step."""
+    """An address cannot be listened on; one line with the address, the cause and the next step.
+
+    `in_use`: another process has it, and may be about to end.
+    """
+
+    def __init__(self, text: str, *, in_use: bool = False) -> None:
+        super().__init__(text)
+        self.in_use = in_use
 
 
 @dataclass(slots=True)
@@ -115,7 +122,7 @@ def _bind(
     except OSError as exc:
         for sock in bound:
             sock.close()
-        raise CannotBind(_cause(str(address), key, exc)) from exc
+        raise _cannot_bind(str(address), key, exc) from exc
     return bound
 
 
@@ -165,7 +172,7 @@ def _bind_unix(path: str, key: str) -> socket.socket:
         sock.setblocking(False)
     except OSError as exc:
         sock.close()
-        raise CannotBind(_cause(path, key, exc)) from exc
+        raise _cannot_bind(path, key, exc) from exc
     return sock
 
 
@@ -188,7 +195,7 @@ def _has_ipv6() -> bool:
     return True
 
 
-def _cause(address: str, key: str, exc: OSError) -> str:
+def _cannot_bind(address: str, key: str, exc: OSError) -> CannotBind:
     if exc.errno == errno.EADDRINUSE:
         what = "another process has it"
         step = f"stop that process (ss -lptun shows it) or change {key}"
@@ -201,7 +208,8 @@ def _cause(address: str, key: str, exc: OSError) -> str:
     else:
         what = exc.strerror or str(exc)
         step = f"change {key}"
-    return f"cannot listen on {address}: {what}; {step}"
+    in_use = exc.errno == errno.EADDRINUSE
+    return CannotBind(f"cannot listen on {address}: {what}; {step}", in_use=in_use)
 
 
 def _shown(sock: socket.socket) -> str:

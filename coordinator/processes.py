@@ -29,14 +29,26 @@ class ProcessName(msgspec.Struct, frozen=True):
 
 
 def start_time(pid: int) -> int | None:
-    """Start time of a living process in clock ticks since boot; None if gone or a zombie."""
+    """Start time of a living process in clock ticks since boot; None if gone or a zombie.
+
+    A process whose first thread has ended lives as long as another thread: it keeps its sockets.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
     # The command name is in parentheses and may hold blanks and parentheses of its own.
     fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in ("Z", "X") else int(fields[19])
+    if fields[0] in ("Z", "X") and _thread_count(pid) < 2:
+        return None
+    return int(fields[19])
+
+
+def _thread_count(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return 0
 
 
 def this_process() -> ProcessName:

@@ -1,5 +1,6 @@
 """The steps of a start. Each failure becomes one line and the exit code that belongs to it."""
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,12 +61,21 @@ def locked(state_dir: Path) -> Iterator[None]:
         lock.__exit__(None, None, None)
 
 
-def bind(config: Config, *, shared: bool) -> Listeners:
-    """Bind all addresses; see `bind_all`."""
-    try:
-        return bind_all(config, shared=shared)
-    except CannotBind as exc:
-        raise StartFailed(str(exc), ExitCode.CANNOT_BIND) from exc
+async def bind(config: Config, *, shared: bool, patience: float = 1.0) -> Listeners:
+    """Bind all addresses; see `bind_all`.
+
+    An address in use is tried again for `patience` seconds: the kernel frees the lock of a killed
+    coordinator before its sockets.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience
+    while True:
+        try:
+            return bind_all(config, shared=shared)
+        except CannotBind as exc:
+            if not exc.in_use or loop.time() >= deadline:
+                raise StartFailed(str(exc), ExitCode.CANNOT_BIND) from exc
+        await asyncio.sleep(0.05)
 
 
 def authority(config: Config) -> Authority:

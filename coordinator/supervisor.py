@@ -117,7 +117,7 @@ class Supervisor:
         stack.enter_context(startup.locked(self._state_dir))
         await stop_orphans(self._run_dir)
         accounts.close_dead_accounts(self._state_dir / "ledger")
-        self._listeners = startup.bind(self.config, shared=self._count > 0)
+        self._listeners = await startup.bind(self.config, shared=self._count > 0)
         stack.callback(self._listeners.close)
         authority = startup.authority(self.config)
         stack.push_async_callback(self._store.close)

@@ -51,6 +51,29 @@ def test_a_name_is_kept_in_a_file(tmp_path: Path):
     assert read_name(tmp_path / "none") is None
 
 
+HEADLESS = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(30,)).start()
+print(flush=True)
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def until_a_zombie(pid: int) -> None:
+    while "(zombie)" not in Path(f"/proc/{pid}/status").read_text():
+        os.sched_yield()
+
+
+async def test_a_process_lives_as_long_as_one_of_its_threads():
+    process = await spawn(HEADLESS)
+    name = name_of(process.pid)
+    until_a_zombie(process.pid)
+    assert name.is_alive()
+    await stop_process(name, patience=5)
+    assert not name.is_alive()
+    assert await process.wait() == -signal.SIGTERM
+
+
 async def test_a_process_that_ignores_term_is_killed():
     process = await spawn(STUBBORN)
     name = name_of(process.pid)

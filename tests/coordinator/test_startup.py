@@ -1,4 +1,6 @@
+import asyncio
 import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,7 +8,7 @@ import pytest
 
 from coordinator import startup
 from coordinator.accounts import Account, account_path
-from coordinator.config import Config, WebSocket
+from coordinator.config import Admin, Config, WebSocket
 from coordinator.embedded import EmbeddedRedis
 from coordinator.exits import ExitCode
 from coordinator.routes import DomainPair
@@ -47,14 +49,28 @@ def test_an_unusable_lock_is_said(tmp_path: Path):
         raise AssertionError("locked without a directory")
 
 
-def test_each_failure_has_its_exit_code(config: Config, tmp_path: Path):
+async def test_each_failure_has_its_exit_code(config: Config, tmp_path: Path):
+    elsewhere = replace(config, websocket=WebSocket(listen=("203.0.113.1:1",)))
     with pytest.raises(StartFailed) as caught:
-        startup.bind(replace(config, websocket=WebSocket(listen=("203.0.113.1:1",))), shared=True)
+        await startup.bind(elsewhere, shared=True)
     assert caught.value.code == ExitCode.CANNOT_BIND
     (tmp_path / "dialback.secret").write_text("short")
     with pytest.raises(StartFailed) as caught:
         startup.authority(config)
     assert caught.value.code == ExitCode.CERTIFICATE
+
+
+async def test_an_address_in_use_is_waited_for_but_not_for_long(config: Config):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        host, port = taken.getsockname()
+        config = replace(config, admin=Admin(listen=f"{host}:{port}"))
+        with pytest.raises(StartFailed, match="another process has it") as caught:
+            await startup.bind(config, shared=False, patience=0)
+        assert caught.value.code == ExitCode.CANNOT_BIND
+        asyncio.get_running_loop().call_soon(taken.close)
+        listeners = await startup.bind(config, shared=False)
+        assert listeners.addresses()["admin"] == [f"{host}:{port}"]
+        listeners.close()
 
 
 @pytest.mark.parametrize(
