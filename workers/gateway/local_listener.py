@@ -1,6 +1,7 @@
 """The local port: peek at the stream header, then hand the untouched stream on, once."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Callable, Coroutine
@@ -75,7 +76,9 @@ class LocalListener:
         """Accept on sockets that are bound; other workers may accept on the same."""
         for sock in sockets:
             sock.setblocking(False)
-            self._accepting.append(asyncio.create_task(self._accept(sock)))
+            accepting = asyncio.create_task(self._accept(sock))
+            accepting.add_done_callback(lambda _, sock=sock: sock.close())  # type: ignore[misc]
+            self._accepting.append(accepting)
 
     def stop(self) -> None:
         """Accept nothing more."""
@@ -112,17 +115,16 @@ class LocalListener:
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        with listening:
-            while True:
-                try:
-                    sock, _ = await loop.sock_accept(listening)
-                except OSError as exc:
-                    # Out of descriptors: the connection waits in the backlog until some are free.
-                    log.error("cannot accept a local stream: %s", exc)
-                    await asyncio.sleep(ACCEPT_RETRY)
-                    continue
-                sock.setblocking(False)
-                self._spawn(self._guard(sock, self._peek, sock))
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(listening)
+            except OSError as exc:
+                # Out of descriptors: the connection waits in the backlog until some are free.
+                log.error("cannot accept a local stream: %s", exc)
+                await asyncio.sleep(ACCEPT_RETRY)
+                continue
+            sock.setblocking(False)
+            self._spawn(self._guard(sock, self._peek, sock))
 
     async def _guard(
         self, sock: socket.socket, work: Callable[..., Coroutine[Any, Any, None]], *args: Any
@@ -131,7 +133,7 @@ class LocalListener:
         try:
             await work(*args)
         except BaseException:
-            sock.close()
+            hang_up(sock)
             raise
 
     async def _peek(self, sock: socket.socket) -> None:
@@ -139,7 +141,7 @@ class LocalListener:
             peeked = await peek_header(sock)
         except PeekFailed as exc:
             log.info("a local connection is no stream: %s", exc.reason)
-            sock.close()
+            hang_up(sock)
             return
         await self._hand_on(sock, peeked)
 
@@ -150,7 +152,7 @@ class LocalListener:
             failure = await self._splice(sock, pair)
             if failure is not None:
                 log.info("%s → %s: %s", *pair, failure.reason)
-                sock.close()
+                hang_up(sock)
             return
         route = await self._control.acquire(pair)
         if route.owner != self._control.worker_id and gateway_of(route.owner) == gateway_of(
@@ -172,7 +174,7 @@ class LocalListener:
                 pair = DomainPair(local, remote)
                 self._spawn(self._guard(sock, self._serve_handed_on, sock, pair))
             case _:
-                sock.close()
+                hang_up(sock)
 
     async def _serve_handed_on(self, sock: socket.socket, pair: DomainPair) -> None:
         # The sibling says that we own the pair: asked again for the epoch, and never passed back.
@@ -269,7 +271,7 @@ class LocalListener:
             leaf = await self._control.leaf(pair.remote, "route")
         except ControlPlaneUnavailable as exc:
             log.warning("%s → %s cannot be answered: %s", *pair, exc)
-            sock.close()
+            hang_up(sock)
             return
         parser = StreamParser(limits)
         loop = asyncio.get_running_loop()
@@ -291,7 +293,7 @@ class LocalListener:
         except OSError as exc:
             log.info("%s → %s broke before it was answered: %s", *pair, exc)
             self.sources.discard(source)
-            sock.close()
+            hang_up(sock)
             return
         session.start_timer()
 
@@ -348,3 +350,11 @@ class LocalListener:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
             log.error("a local stream failed inside", exc_info=exc)
+
+
+def hang_up(sock: socket.socket) -> None:
+    """Close a stream that was only peeked at: with FIN, which unread bytes would make a reset."""
+    with contextlib.suppress(OSError):
+        sock.setblocking(False)
+        sock.recv(65536)
+    sock.close()

@@ -11,7 +11,13 @@ from coordinator.config import Limits
 from workers.gateway.negotiation import Negotiation
 from workers.gateway.session import Session, SessionOwner, TcpSession, WebSocketSession
 from workers.gateway.websocket_handshake import AcceptedWebSocket, Endpoint, connect
-from workers.xmpp.events import DialbackKeyReceived, Event, StanzasReceived, StreamOpened
+from workers.xmpp.events import (
+    DialbackKeyReceived,
+    Event,
+    StanzasReceived,
+    StreamOpened,
+    VerifyRequested,
+)
 from workers.xmpp.framing import StreamFraming, WebSocketFraming
 from workers.xmpp.initiating import InitiatingStream
 from workers.xmpp.parser import MessageParser, StreamParser
@@ -73,7 +79,11 @@ class FarServer:
         self.external = True
         """Offer EXTERNAL (and so XEP-0198), whatever the certificate; else dialback alone."""
         self.outcome = "valid"
+        self.verdict = "valid"
+        """On dialback keys that it is asked about; "" for no answer."""
         self.management = True
+        self.tls: SSL.Context | None = None
+        """On TCP: what STARTTLS is offered with."""
         self.handles = True
         """Acknowledge what comes."""
         self.on_stanzas: Callable[[Session, list[Stanza]], None] = lambda session, stanzas: None
@@ -151,6 +161,7 @@ class FarServer:
             limits=self.limits,
             hosts=frozenset({self.domain}),
             use_management=self.management,
+            offer_tls=self.tls is not None,
         )
 
     def _new_tcp_session(self) -> TcpSession:
@@ -160,6 +171,7 @@ class FarServer:
             self._config(), StreamFraming(), parser.feed, parser, now, new_id=lambda: "an-id"
         )
         session = TcpSession(stream, self, is_server=True)
+        session.tls_context = self.tls
         self.sessions.append(session)
         return session
 
@@ -184,6 +196,10 @@ class FarServer:
             stream.offer(external=self.external, dialback=True)
         elif isinstance(event, DialbackKeyReceived):
             stream.answer_dialback(sender=event.sender, target=event.target, outcome=self.outcome)
+        elif isinstance(event, VerifyRequested) and self.verdict:
+            stream.answer_verify(
+                sender=event.sender, target=event.target, id=event.id, outcome=self.verdict
+            )
         elif isinstance(event, StanzasReceived):
             self.got += event.stanzas
             self.on_stanzas(session, event.stanzas)
