@@ -281,6 +281,12 @@ def test_closing_is_in_order_and_loss_is_not_in_every_state(leg, start) -> None:
     assert lost.data_to_send() == []
 
 
+@pytest.mark.parametrize("start", STARTS)
+def test_a_byte_order_mark_is_refused_in_messages(start) -> None:
+    text = ("\ufeff" + (WS_OPEN if start == "fresh" else M)).encode()
+    assert refusal(started(WEBSOCKET, start), WEBSOCKET, text) == "not-well-formed"
+
+
 # Whatever comes, whole or split, in any state of either role.
 
 PIECES = [
