@@ -1,11 +1,20 @@
-"""lxml's incremental parser: how it is made here, and what is to be known of its complaints."""
+"""lxml's parsers: how they are made here, and what is to be known of their complaints.
+
+A namespace name that is no URI (`xmlns='a b'`) is an error to libxml2. To the parser of both stock
+servers, expat, it is none, and it need not be (Namespaces in XML 1.0 §7). Any user can send one:
+it must not end the stream that all users of a server share. It costs care, because libxml2 logs
+100 errors per document and no more: behind such a name expat is asked as well.
+"""
 
 from typing import Literal, cast
+from xml.parsers import expat
 
 from lxml import etree
 
 from workers.xmpp.errors import RemoteProtocolError, StreamCondition
 from workers.xmpp.parsed import DTD, KNOWN, NOT_WELL_FORMED, refusal
+
+NOT_A_URI = etree.ErrorTypes.WAR_NS_URI
 
 
 def elements(parser: etree.XMLPullParser) -> list[etree._Element]:
@@ -33,18 +42,40 @@ def new_parser(
 
 
 def namespace_errors(log: etree._ListErrorLog) -> bool:
-    """Whether there is more than warnings (vcard-temp is a relative URI)."""
-    return any(entry.level == etree.ErrorLevels.ERROR for entry in log)
+    """Whether there is more than warnings (vcard-temp is a relative URI) and odd names."""
+    return any(entry.level == etree.ErrorLevels.ERROR and entry.type != NOT_A_URI for entry in log)
+
+
+def odd_names(log: etree._ListErrorLog) -> bool:
+    """Whether a namespace name was no URI: from then on errors may be missing in the log."""
+    return any(entry.type == NOT_A_URI for entry in log)
 
 
 def reads_back(element: etree._Element) -> bool:
     """Whether an element, possibly unfinished, is namespace-well-formed."""
+    return _is_well_formed(etree.tostring(element, encoding="utf-8", with_tail=False))
+
+
+def read_odd_names(document: bytes) -> etree._Element:
+    """Read a document with namespace names that are no URIs. Raises not-well-formed for all else.
+
+    The parser recovers from any error here, so its log decides: fatal errors are always in it.
+    """
+    parser = etree.XMLParser(encoding="utf-8", no_network=True, collect_ids=False, recover=True)
+    root = etree.fromstring(document, parser)
+    log = parser.error_log
+    is_broken = any(entry.level == etree.ErrorLevels.FATAL for entry in log)
+    if is_broken or namespace_errors(log) or not _is_well_formed(document):
+        raise unreadable(document)
+    return root
+
+
+def _is_well_formed(document: bytes) -> bool:
+    # The separator, of no use to us, turns namespaces on; no XML can contain this one.
+    parser = expat.ParserCreate("utf-8", "\x01")
     try:
-        etree.fromstring(
-            etree.tostring(element, encoding="utf-8", with_tail=False),
-            etree.XMLParser(encoding="utf-8", no_network=True, collect_ids=False),
-        )
-    except etree.XMLSyntaxError:
+        parser.Parse(document, True)
+    except expat.ExpatError:
         return False
     return True
 

@@ -19,9 +19,9 @@ from lxml import etree
 from coordinator.config import Limits
 from workers.xmpp import namespaces
 from workers.xmpp.errors import RemoteProtocolError, StreamCondition
+from workers.xmpp.incremental import NOT_A_URI, read_odd_names, unreadable
 from workers.xmpp.namespaces import DIALBACK, STANZAS, STREAM
 from workers.xmpp.parsed import (
-    DTD,
     KNOWN,
     NOT_WELL_FORMED,
     WHITESPACE,
@@ -160,25 +160,27 @@ class MessageParser:
         try:
             root = self._parse_under(_PLAIN_ROOT, body)
         except etree.XMLSyntaxError as exc:
-            if exc.code != _UNDECLARED:  # type: ignore[attr-defined]
-                raise _unreadable(body) from None
-            try:
-                root = self._parse_under(_BOUND_ROOT, body)
-            except etree.XMLSyntaxError:
-                raise _unreadable(body) from None
+            root = self._parse_otherwise(body, exc.code)  # type: ignore[attr-defined]
         if not isinstance(root.tag, str) or any(not isinstance(c.tag, str) for c in root):
             raise RemoteProtocolError(StreamCondition.RESTRICTED_XML, "comment or instruction")
         if root.text != _SECRET or len(root) != 1 or root[0].tail != _SECRET:
             raise RemoteProtocolError(NOT_WELL_FORMED, "a message must be one element")
         return root[0]
 
+    def _parse_otherwise(self, body: bytes, problem: int) -> etree._Element:
+        """Two things libxml2 calls errors are tolerated; `problem` is the first it has found."""
+        if problem == NOT_A_URI:
+            return read_odd_names(_under(_PLAIN_ROOT, body))
+        if problem != _UNDECLARED:
+            raise unreadable(body)
+        try:
+            return self._parse_under(_BOUND_ROOT, body)
+        except etree.XMLSyntaxError:
+            raise unreadable(body) from None
+
     def _parse_under(self, root: bytes, body: bytes) -> etree._Element:
-        return etree.fromstring(
-            b"".join((root, _SEPARATOR, body, _SEPARATOR, b"</r>")), self._parser
-        )
+        return etree.fromstring(_under(root, body), self._parser)
 
 
-def _unreadable(body: bytes) -> RemoteProtocolError:
-    if DTD.search(body):
-        return RemoteProtocolError(StreamCondition.RESTRICTED_XML, "document type declaration")
-    return RemoteProtocolError(NOT_WELL_FORMED)
+def _under(root: bytes, body: bytes) -> bytes:
+    return b"".join((root, _SEPARATOR, body, _SEPARATOR, b"</r>"))

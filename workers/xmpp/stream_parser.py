@@ -24,6 +24,7 @@ from workers.xmpp.incremental import (
     in_order,
     namespace_errors,
     new_parser,
+    odd_names,
     reads_back,
     unreadable,
 )
@@ -55,6 +56,8 @@ _MAX_DECLARATIONS = 1024
 _REMEMBERED = 16
 # No XML declaration is longer: what is checked again and again while a header trickles in.
 _MAX_DECLARATION = 256
+# After these, and no child unfinished, nothing that libxml2 has not yet looked at can be pending.
+_END_TAGS = tuple(f"</{name}>".encode() for name in STANZAS.values())
 _ANY_FOOTER = re.compile(rb"</[^\s<>/]{0,64}\s*>")
 
 
@@ -194,13 +197,14 @@ class StreamParser:
         if len(prefixes) > _MAX_PREFIXES or len(declared) > _MAX_DECLARATIONS:
             raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, "too many prefixes")
         default = f"xmlns={attribute(content)} ".encode() if content else b""
-        self._attach(b"<" + _SEPARATOR + b" " + default + declared + b">")
+        self._beginning = b"<" + _SEPARATOR + b" " + default + declared + b">"
+        self._attach()
 
-    def _attach(self, beginning: bytes) -> None:
+    def _attach(self) -> None:
         """Begin the document of the body with the made-up root's start tag."""
         self._parser = parser = new_parser(("end", "comment", "pi"), _TAGS)
         # The probe, never seen by the peer, gives us the root; it leaves before the peer's bytes.
-        parser.feed(beginning + f"<message xmlns='{SERVER}'/>".encode())
+        parser.feed(self._beginning + f"<message xmlns='{SERVER}'/>".encode())
         root = elements(parser)[0].getparent()
         if root is None:
             raise AssertionError("the probe is a child of the root")
@@ -209,6 +213,8 @@ class StreamParser:
         # `<SECRET …/>` as the serializer writes it, but open.
         self._root_size = len(etree.tostring(root, encoding="utf-8")) - 1
         self._log_size = len(parser.feed_error_log)
+        # A namespace name was no URI: the log alone does not tell any more.
+        self._suspect = False
 
     # The body.
 
@@ -271,7 +277,7 @@ class StreamParser:
             ended, failure = in_order(ended, children, failure)
         elif len(children) > len(ended) and children[-1].tag not in KNOWN:
             failure = refusal(str(children[-1].tag))
-        if len(parser.feed_error_log) != self._log_size:  # 0.2 µs a read
+        if len(parser.feed_error_log) != self._log_size or self._suspect:  # 0.2 µs a read
             ended, failure = self._look_into_log(ended, children, failure)
         if ended or root.text is not None:
             failure = self._take_out(ended, failure, out)
@@ -280,6 +286,8 @@ class StreamParser:
             raise failure
         if not ended:
             self._check_pending(data)
+        elif self._suspect and not self._unfinished and data.endswith(_END_TAGS):
+            self._attach()  # a new document, a new log
 
     def _take_out(
         self,
@@ -357,15 +365,16 @@ class StreamParser:
         """feed() only logs errors of namespaces. Nothing after such an error may be believed."""
         log = self._parser.feed_error_log
         self._log_size = len(log)
-        if failure is not None and not namespace_errors(log):
-            return ended, failure
-        if not namespace_errors(log):
-            return ended, None
-        for at, element in enumerate(children):
-            if not reads_back(element):
-                return ended[:at], RemoteProtocolError(NOT_WELL_FORMED, "namespaces")
-        # The error left no trace in the tree (a forbidden declaration): it may be in any of them.
-        return [], RemoteProtocolError(NOT_WELL_FORMED, "namespaces")
+        self._suspect = odd_names(log)
+        is_bad = namespace_errors(log)
+        if is_bad or self._suspect:
+            for at, element in enumerate(children):
+                if not reads_back(element):
+                    return ended[:at], RemoteProtocolError(NOT_WELL_FORMED, "namespaces")
+        if is_bad:
+            # It left no trace in the tree (a forbidden declaration): it may be in any of them.
+            return [], RemoteProtocolError(NOT_WELL_FORMED, "namespaces")
+        return ended, failure
 
 
 def _declare(piece: bytes, name: str, declaration: bytes) -> bytes:

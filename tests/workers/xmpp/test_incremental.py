@@ -1,7 +1,17 @@
 """The forensics that decide which element of a read was the bad one."""
 
-from workers.xmpp.errors import StreamCondition
-from workers.xmpp.incremental import elements, namespace_errors, new_parser, reads_back, unreadable
+import pytest
+
+from workers.xmpp.errors import RemoteProtocolError, StreamCondition
+from workers.xmpp.incremental import (
+    elements,
+    namespace_errors,
+    new_parser,
+    odd_names,
+    read_odd_names,
+    reads_back,
+    unreadable,
+)
 
 
 def test_unbound_prefixes_are_only_logged_but_found() -> None:
@@ -21,3 +31,22 @@ def test_warnings_are_no_errors() -> None:
 def test_a_dtd_is_told_from_cdata() -> None:
     assert unreadable(b"<!DOCTYPE a").condition is StreamCondition.RESTRICTED_XML
     assert unreadable(b"<![CDATA[").condition is StreamCondition.NOT_WELL_FORMED
+
+
+def test_odd_names_are_told_from_errors() -> None:
+    parser = new_parser(("end",))
+    parser.feed(b"<r><a xmlns='a b'/>")
+    assert odd_names(parser.feed_error_log) and not namespace_errors(parser.feed_error_log)
+    parser.feed(b"<x:a/>")
+    assert namespace_errors(parser.feed_error_log)
+
+
+@pytest.mark.parametrize(
+    "bad", [b"<x:b/>", b"<b>", b"<b", b"&c;", b"<b c='' c=''/>", b"<b><b/>" * 300 + b"</b>" * 300]
+)
+@pytest.mark.parametrize("count", [1, 150])
+def test_nothing_but_odd_names_is_tolerated(bad: bytes, count: int) -> None:
+    names = b"<a xmlns='a b'/>" * count
+    assert len(read_odd_names(b"<r>" + names + b"</r>")) == count
+    with pytest.raises(RemoteProtocolError):
+        read_odd_names(b"<r>" + names + bad + b"</r>")

@@ -212,3 +212,15 @@ def describe(item: Element) -> object:
     if isinstance(item, RemoteProtocolError):
         return item.condition
     return etree.tostring(item) if isinstance(item, etree._Element) else item
+
+
+def test_namespace_name_that_is_no_uri_is_let_through() -> None:
+    """Namespaces in XML 1.0 §7; a user must not be able to end the session of all."""
+    odd = GOOD.replace(b"hi", b"<x xmlns='a b'/>")
+    items = parse(GOOD, odd, GOOD)
+    assert [type(item) for item in items] == [Stanza] * 3
+    assert b'<x xmlns="a b"/>' in items[1].data  # type: ignore[union-attr]
+    assert condition_of(GOOD, odd.replace(b"</body>", b"<x:a/></body>")) is (
+        StreamCondition.NOT_WELL_FORMED
+    )
+    assert condition_of(odd + odd) is StreamCondition.NOT_WELL_FORMED

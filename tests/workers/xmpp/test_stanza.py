@@ -66,3 +66,9 @@ def test_requests_are_neither_marked_nor_mistaken() -> None:
     request = stanza("iq", "type='set' id='1'")
     assert with_delay(request, "2026-01-01T00:00:00Z", "a.example") is request
     assert request.is_request and not stanza().is_request
+
+
+def test_delay_is_found_beside_a_namespace_name_that_is_no_uri() -> None:
+    marked = with_delay(stanza(inner="<x xmlns='a b'/>"), "2026-01-01T00:00:00Z", "gateway.example")
+    assert DELAY.encode() in marked.data
+    assert with_delay(marked, "2026-01-02T00:00:00Z", "gateway.example") is marked

@@ -128,7 +128,6 @@ def test_prefix_redeclared_by_the_stanza_stays_its_own() -> None:
         b"<message xmlns:a='u' xmlns:b='u'><c a:x='1' b:x='2'/></message>",
         b"<message><a:b:c xmlns:a='u'/></message>",
         b"<message a='1' a='2'/>",
-        b"<message xmlns:a='not a name'/>",
         b"<message>&undeclared;</message>",
         b"<message>\xff</message>",
         b"<message>\xed\xa0\x80</message>",
@@ -158,6 +157,42 @@ def test_relative_namespace_names_are_no_error() -> None:
     for _ in range(150):
         assert isinstance(parser.feed(card)[0], Stanza)
     assert isinstance(parser.feed(GOOD.replace(b"hi", b"<x:a/>"))[-1], RemoteProtocolError)
+
+
+def odd(count: int, inner: bytes = b"") -> bytes:
+    """A stanza with namespace names that are no URIs, as any user may send it."""
+    return GOOD.replace(b"<body>hi</body>", b"<x xmlns='a b'/>" * count + inner)
+
+
+def test_namespace_name_that_is_no_uri_is_let_through() -> None:
+    """Namespaces in XML 1.0 §7; a user must not be able to end the stream of all."""
+    items = outcome(GOOD + odd(1) + GOOD)
+    assert [item[0] for item in items] == ["message"] * 3  # type: ignore[index]
+    assert b'<x xmlns="a b"/>' in items[1][1]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("bad", [b"<x:a/>", b"<y xmlns:c='u' xmlns:d='u' c:a='' d:a=''/>"])
+@pytest.mark.parametrize("count", [1, 99, 100, 150])
+def test_real_errors_are_seen_behind_odd_names(bad: bytes, count: int) -> None:
+    """libxml2 logs 100 errors and no more."""
+    limits = Limits(elements=1000)
+    for body in (odd(count, bad), odd(count) + GOOD.replace(b"hi", bad), odd(count) + odd(1, bad)):
+        for step in (len(body), 999, 7):
+            parser = opened(limits)
+            pieces = [body[at : at + step] for at in range(0, len(body), step)]
+            items = [item for piece in pieces for item in parser.feed(piece)]
+            assert brief(items)[-1] is StreamCondition.NOT_WELL_FORMED
+            assert len(items) == body.count(b"</message>")
+
+
+def test_log_starts_anew_after_odd_names() -> None:
+    parser = opened()
+    first = parser._parser
+    parser.feed(odd(1)[:-1])
+    assert parser._parser is first
+    parser.feed(b">" + GOOD)
+    assert parser._parser is not first and not parser._suspect
+    assert len(parser.feed(GOOD * 3 + b"<r xmlns='urn:xmpp:sm:3'/></stream:stream>")) == 5
 
 
 def test_ampersand_that_never_ends_is_capped() -> None:
@@ -370,6 +405,7 @@ FRAGMENTS = st.sampled_from(
             b"text",
             b"\xc3",
         ),
+        b"<q xmlns='a b'/>",
         *(b"<a>", b"</a>", b"<db:x/>", b"<y:z/>", b"<", b"'", b"\xa9", b"<presence ", b"<b/>" * 40),
     ]
 )
