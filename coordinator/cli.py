@@ -32,7 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     verb: Callable[[argparse.Namespace], int] = options.run
     try:
-        return verb(options)
+        code = verb(options)
+        sys.stdout.flush()  # here, where a reader that has left is no error
+        return code
     except ConfigError as exc:
         return fail(str(exc), ExitCode.CONFIGURATION)
     except BrokenPipeError:

@@ -302,16 +302,14 @@ def test_verbs_start_without_the_heavy_parts() -> None:
     assert done.stderr == "[]\n"
 
 
-def test_a_reader_that_leaves_early_is_no_error(file: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "coordinator.cli", "config", "print", "--config", str(file)],
+@pytest.mark.parametrize("words", [["print"], ["print", "--json"], ["check"]])
+def test_a_reader_that_leaves_early_is_no_error(file: Path, words: list[str]) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "coordinator.cli", "config", *words, "--config", str(file)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    process.stdout.close()
-
-    assert process.wait(30) == ExitCode.OK
-    assert process.stderr is not None
-    with process.stderr as errors:
-        assert errors.read() == b""
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == ExitCode.OK
