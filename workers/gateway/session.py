@@ -150,6 +150,8 @@ class Session:
         self.owner.on_event(self, event)
 
     def _note_failure(self, event: StreamFailed) -> None:
+        if self.reason:
+            return  # whoever ended the stream knew better
         who = "the peer" if event.by_peer else "we"
         text = f" ({event.text[:256]})" if event.text else ""
         self.reason = f"{who} ended the stream: {event.condition.value}{text}"

@@ -1,0 +1,52 @@
+"""The public side: what is shown of sessions, what is remembered of failures, and stopping."""
+
+import pytest
+
+from tests.workers.gateway.gateway_bench import PAIR, GatewayScene
+from tests.workers.gateway.session_bench import REMOTE, on_quiet_loop, until
+from workers.gateway.hop import HopFailed
+from workers.gateway.public_listener import new_stream_id
+from workers.gateway.websocket_handshake import WebSocketFailed
+
+
+@on_quiet_loop
+async def test_only_authenticated_sessions_are_shown(gateway: GatewayScene) -> None:
+    await gateway.start()
+    unproved = await gateway.open_remote(known=False, verify_only=True)
+    peer = await gateway.open_remote()
+    (shown,) = gateway.public.describe()
+    assert shown["domain_pairs"] == [list(PAIR)]
+    assert (shown["direction"], shown["state"]) == ("inbound", "established")
+    assert shown["peer"].startswith("127.0.0.1:") and shown["tls"].startswith("TLSv1.3")
+    for each in (unproved, peer):
+        each.session.close()
+    await until(lambda: not gateway.public.sources)
+    # The proved one has ended as sessions do; only the other is worth a line.
+    assert [error["domain"] for error in gateway.public.errors] == [REMOTE]
+
+
+@on_quiet_loop
+async def test_a_stranger_in_our_own_name_is_refused_and_leaves_one_line(
+    gateway: GatewayScene,
+) -> None:
+    await gateway.start()
+    with pytest.raises(HopFailed, match="is served by this host"):
+        await gateway.open_remote(sender="capulet.example")
+    await until(lambda: not gateway.public.sources)
+    assert len(gateway.public.errors) == 1
+
+
+@on_quiet_loop
+async def test_after_stop_nobody_gets_in_and_sessions_go_on(gateway: GatewayScene) -> None:
+    await gateway.start()
+    peer = await gateway.open_remote()
+    gateway.public.stop()
+    with pytest.raises(WebSocketFailed):
+        await gateway.open_remote()
+    assert not peer.ended
+
+
+def test_stream_ids_are_unpredictable() -> None:
+    ids = {new_stream_id() for _ in range(100)}
+    assert len(ids) == 100
+    assert all(len(id) > 20 for id in ids)

@@ -1,0 +1,131 @@
+"""Hops are made when needed and forgotten; what they cannot deliver goes back to its sender."""
+
+import asyncio
+
+import pytest
+
+from coordinator.accounts import IN_FLIGHT_OURS
+from coordinator.routes import DomainPair
+from tests.workers.gateway.gateway_bench import PAIR, GatewayScene
+from tests.workers.gateway.session_bench import LOCAL, REMOTE, message, on_quiet_loop, until
+from workers.gateway import router as router_module
+
+
+@on_quiet_loop
+async def test_a_pair_has_one_hop_each_way(gateway: GatewayScene) -> None:
+    await gateway.start()
+    router = gateway.router
+    assert router.to_remote(PAIR) is router.to_remote(PAIR)
+    assert router.to_local(PAIR) is router.to_local(PAIR)
+    assert [direction for direction, _ in router.hops()] == ["outbound", "local"]
+    await router.to_remote(PAIR).wait_open()
+    await router.to_local(PAIR).wait_open()
+    shown = {each["direction"]: each for each in router.describe()}
+    assert shown["outbound"]["authenticated_by"] == shown["local"]["authenticated_by"] == "external"
+
+
+@on_quiet_loop
+async def test_a_hop_that_ended_is_forgotten_and_its_failure_told(gateway: GatewayScene) -> None:
+    gateway.remote.external, gateway.remote.outcome = False, "invalid"
+    await gateway.start()
+    told: list[str] = []
+    gateway.router.on_outbound_failed = lambda pair, reason: told.append(reason)
+    gateway.router.to_remote(PAIR)
+    await until(lambda: not gateway.router.has_remote(PAIR))
+    assert "dialback answered invalid" in told[0]
+
+
+@on_quiet_loop
+async def test_draining_delivers_bounces_too(gateway: GatewayScene) -> None:
+    """The bounces of what cannot be delivered make a hop while others close."""
+    gateway.remote.external, gateway.remote.outcome = False, "invalid"
+    await gateway.start()
+    origin = gateway.router.new_origin(gateway.account.outbound, lambda count: None)
+    gateway.router.to_remote(PAIR).send(origin.accept([message("1")]))
+    await gateway.router.drain(5.0)
+    assert [(s.id, s.type) for s in gateway.local.got] == [("1", "error")]
+    assert not list(gateway.router.hops())
+
+
+@on_quiet_loop
+async def test_what_a_drain_cannot_deliver_stays_in_flight(gateway: GatewayScene) -> None:
+    await gateway.start()
+    gateway.remote.handles = False
+    origin = gateway.router.new_origin(gateway.account.outbound, lambda count: None)
+    gateway.router.to_remote(PAIR).send(origin.accept([message("1")]))
+    await until(lambda: gateway.remote.got)
+    await gateway.router.drain(0.05)
+    await until(lambda: not list(gateway.router.hops()))
+    assert gateway.ledger("outbound")["in_flight"] == 1
+
+
+@on_quiet_loop
+async def test_errors_are_dropped_and_counted_not_answered(gateway: GatewayScene) -> None:
+    gateway.remote.external, gateway.remote.outcome = False, "invalid"
+    await gateway.start()
+    error = message("1")
+    error.type = "error"
+    origin = gateway.router.new_origin(gateway.account.outbound, lambda count: None)
+    gateway.router.to_remote(PAIR).send(origin.accept([error]))
+    await until(lambda: gateway.ledger("outbound")["dropped"] == {"type-error": 1})
+    assert [direction for direction, _ in gateway.router.hops()] == []
+
+
+@on_quiet_loop
+async def test_recounting_forgets_origins_that_are_done_and_mends_the_ledger(
+    gateway: GatewayScene, caplog: pytest.LogCaptureFixture
+) -> None:
+    await gateway.start()
+    router = gateway.router
+    done, live = (router.new_origin(gateway.account.inbound, lambda count: None) for _ in "ab")
+    done.lose()
+    router.recount()
+    assert router.origins == {live}
+    assert not caplog.records
+    gateway.account.inbound[IN_FLIGHT_OURS] += 5
+    router.recount()
+    assert gateway.account.inbound[IN_FLIGHT_OURS] == 0
+    assert "in flight 5+0" in caplog.text
+
+
+@on_quiet_loop
+async def test_keys_are_verified_on_connections_of_their_own(gateway: GatewayScene) -> None:
+    await gateway.start()
+    router = gateway.router
+    assert await router.verify_with_remote(PAIR, id="1", key="k") == "valid"
+    gateway.local.verdict = "invalid"
+    assert await router.verify_with_local(PAIR, id="1", key="k") == "invalid"
+    await until(lambda: gateway.remote.ended and gateway.local.ended)
+    assert not list(router.hops())
+
+
+@on_quiet_loop
+async def test_a_key_that_cannot_be_verified_is_an_error(
+    gateway: GatewayScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gateway.start()
+    gateway.remote.verdict = ""
+    monkeypatch.setattr(router_module, "VERIFY_TIMEOUT", 0.2)
+    assert await gateway.router.verify_with_remote(PAIR, id="1", key="k") == "error"
+    gateway.control.is_away = True
+    assert await gateway.router.verify_with_local(PAIR, id="1", key="k") == "error"
+
+
+@on_quiet_loop
+async def test_a_stream_that_ends_before_the_question_is_an_error(gateway: GatewayScene) -> None:
+    await gateway.start()
+    gateway.remote.verdict = ""
+    task = asyncio.create_task(gateway.router.verify_with_remote(PAIR, id="1", key="k"))
+    await until(lambda: gateway.remote.sessions)
+    await until(lambda: gateway.remote.sessions[0].stream.sender)
+    gateway.remote.sessions[0].close()
+    assert await task == "error"
+
+
+@on_quiet_loop
+async def test_only_the_hop_that_asked_knows_its_barrier(gateway: GatewayScene) -> None:
+    gateway.local.external = False
+    await gateway.start()
+    assert not gateway.router.barrier_answered(DomainPair(LOCAL, REMOTE), "token")
+    gateway.router.to_local(PAIR)
+    assert not gateway.router.barrier_answered(PAIR, "token")

@@ -1,0 +1,143 @@
+"""A session's own duties: acknowledgements per turn, time limits, silence, early peers."""
+
+import asyncio
+
+import pytest
+
+from tests.workers.gateway.gateway_bench import Peer
+from tests.workers.gateway.session_bench import FarServer, message, on_quiet_loop, until
+from workers.gateway.hop import HopFailed
+from workers.gateway.negotiation import Negotiation
+from workers.gateway.session import Session, WebSocketSession
+from workers.gateway.websocket_handshake import connect
+from workers.xmpp.events import Acknowledged, DialbackKeyReceived, Event
+from workers.xmpp.framing import WebSocketFraming
+from workers.xmpp.initiating import InitiatingStream
+from workers.xmpp.parser import MessageParser
+from workers.xmpp.stream import StreamConfig
+
+
+@on_quiet_loop
+async def test_what_is_handled_in_one_turn_is_told_once(short_times: None) -> None:
+    far = await FarServer().serve_tcp()
+    far.handles = False
+    peer = Peer()
+    peer.session = await far.connect(peer)
+    peer.session.stream.send_stanzas([message("1"), message("2")])
+    peer.session.write()
+    await until(lambda: len(far.got) == 2)
+    far.sessions[0].mark_handled(1)
+    far.sessions[0].mark_handled(1)
+    await until(lambda: Acknowledged(2) in peer.events)
+    peer.session.close()
+    await until(lambda: peer.ended and far.ended)
+    assert peer.session.closed_future.done()
+    await far.close()
+
+
+@on_quiet_loop
+async def test_a_peer_that_does_not_close_is_cut(short_times: None) -> None:
+    far = await FarServer().serve_tcp()
+    peer = Peer()
+    peer.session = await far.connect(peer)
+    far.sessions[0].pause_reading()
+    peer.session.close()
+    peer.session.close()
+    await until(lambda: peer.ended)
+    await far.close()
+
+
+@on_quiet_loop
+async def test_a_stream_that_closes_by_itself_has_its_time_limit_too(short_times: None) -> None:
+    """After an invalid key the receiving stream closes; a stranger must not hold it open."""
+    far = await FarServer().serve_tcp()
+    far.external = False
+
+    def deny(session: Session, event: Event) -> None:
+        if isinstance(event, DialbackKeyReceived):
+            session.stream.answer_dialback(  # type: ignore[attr-defined]
+                sender=event.sender, target=event.target, outcome="invalid"
+            )
+        else:
+            FarServer.on_event(far, session, event)
+
+    far.on_event = deny  # type: ignore[method-assign,assignment]
+    reader, writer = await asyncio.open_connection("127.0.0.1", far.port)
+    writer.write(
+        b"<stream:stream from='a.example' to='montague.example' version='1.0' "
+        b"xmlns='jabber:server' xmlns:db='jabber:server:dialback' "
+        b"xmlns:stream='http://etherx.jabber.org/streams'>"
+        b"<db:result from='a.example' to='montague.example'>key</db:result>"
+    )
+    await until(lambda: far.ended)
+    assert (await reader.read()).endswith(b"</stream:stream>")
+    writer.close()
+    await far.close()
+
+
+@on_quiet_loop
+async def test_a_websocket_that_answers_no_ping_is_cut(short_times: None) -> None:
+    far = await FarServer().serve_websocket()
+    peer = Peer()
+    session = await far.connect(peer, websocket=True)
+    assert isinstance(session, WebSocketSession)
+    far.sessions[0].pause_reading()
+    for _ in range(3):
+        session._keep_alive()
+    await until(lambda: peer.ended)
+    assert "no answer to pings" in peer.ended[0]
+    await far.close()
+
+
+@on_quiet_loop
+async def test_silence_means_nothing_while_we_do_not_read(short_times: None) -> None:
+    far = await FarServer().serve_websocket()
+    peer = Peer()
+    session = await far.connect(peer, websocket=True)
+    assert isinstance(session, WebSocketSession)
+    session.pause_reading()
+    for _ in range(5):
+        session._keep_alive()
+    assert not session.channel.is_closing
+    session.resume_reading()
+    await far.close()
+    await until(lambda: peer.ended)
+
+
+@on_quiet_loop
+async def test_a_server_that_speaks_first_is_refused(short_times: None) -> None:
+    far = await FarServer().serve_websocket()
+    parser, peer = MessageParser(StreamConfig().limits), Peer()
+    stream = InitiatingStream(
+        StreamConfig(),
+        WebSocketFraming(),
+        parser.parse,
+        parser,
+        0.0,
+        sender="a.example",
+        target="b",
+    )
+    negotiation = Negotiation(peer)
+    session = WebSocketSession(stream, negotiation)
+    websocket = await connect(
+        "ws://127.0.0.1/xmpp-s2s", session, address=("127.0.0.1", far.port), context=None
+    )
+    session.messages_received([b"<open/>"])  # in the read of the handshake, or right behind it
+    session.attach(websocket)
+    with pytest.raises(HopFailed, match="spoke before"):
+        await negotiation.finish(session, 5.0)
+    await far.close()
+
+
+@on_quiet_loop
+async def test_negotiation_has_a_deadline(short_times: None) -> None:
+    far = await FarServer().serve_tcp()
+    reader, writer = await asyncio.open_connection("127.0.0.1", far.port)
+    await until(lambda: far.sessions)
+    session = far.sessions[0]
+    session.stream._deadline = asyncio.get_running_loop().time()
+    session.start_timer()
+    assert b"connection-timeout" in await reader.read()
+    writer.close()
+    await until(lambda: far.ended)
+    await far.close()
