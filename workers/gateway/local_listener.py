@@ -71,6 +71,7 @@ class LocalListener:
         siblings.on_message = self._on_message
         router.on_outbound_failed = self._on_outbound_failed
         router.on_pair_idle = self._on_pair_idle
+        control.on_route_lost = self._on_route_lost
 
     def start(self, sockets: list[socket.socket]) -> None:
         """Accept on sockets that are bound; other workers may accept on the same."""
@@ -305,6 +306,15 @@ class LocalListener:
 
     def _on_outbound_failed(self, pair: DomainPair, reason: str) -> None:
         """Let the local server start anew: discovery then decides again."""
+        self._close_sources(pair)
+
+    def _on_route_lost(self, pair: DomainPair, route: Route) -> None:
+        """Redis is back and another worker owns the pair: the next stream goes there."""
+        log.info("%s → %s belongs to %s now: its stream ends here", *pair, route.owner)
+        self._routes.pop(pair, None)
+        self._close_sources(pair)
+
+    def _close_sources(self, pair: DomainPair) -> None:
         for source in list(self.sources):
             if source.pair == pair and source.failure is None:
                 source.close()

@@ -154,6 +154,18 @@ async def test_an_owner_that_does_not_answer_is_doubted_and_the_pair_taken(
 
 
 @on_quiet_loop
+async def test_a_pair_that_another_worker_owns_now_ends_here_in_order(
+    gateway: GatewayScene,
+) -> None:
+    await gateway.start()
+    peer = await gateway.open_local()
+    gateway.control.on_route_lost(PAIR, Route("gw/w2.1", 2))
+    await until(lambda: peer.ended)
+    assert peer.ended == ["closed"]
+    assert gateway.control.released == []
+
+
+@on_quiet_loop
 async def test_a_stream_handed_to_us_is_served(gateway: GatewayScene) -> None:
     await gateway.start()
     ours, theirs = socket.socketpair()
