@@ -235,22 +235,25 @@ class Gateway:
         ]
 
     async def wait_session(
-        self, remote: str, direction: str = "", within: float = 10
+        self, remote: str, direction: str = "", *, count: int = 1, within: float = 10
     ) -> list[dict[str, Any]]:
-        """The sessions with a remote domain, once workers have reported any (they do each second).
+        """The sessions with a remote domain, once workers have reported `count` of them.
+
+        They do so each second.
 
         Raises `StageError`.
         """
+        found: list[dict[str, Any]] = []
         try:
             async with asyncio.timeout(within):
                 while True:
                     sessions = await self.sessions(remote)
                     found = [each for each in sessions if direction in ("", each["direction"])]
-                    if found:
+                    if len(found) >= count:
                         return found
                     await asyncio.sleep(0.1)
         except TimeoutError:
-            raise StageError(f"{self.name} has no session with {remote}") from None
+            raise StageError(f"{self.name}: {len(found)} sessions with {remote}") from None
 
     async def worker_pids(self) -> list[int]:
         return [int(worker["pid"]) for worker in await self.api("workers")]

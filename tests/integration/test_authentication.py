@@ -39,9 +39,9 @@ def _read(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
-async def proofs(gateway: Gateway, remote: str) -> set[str]:
-    """How a remote domain authenticated the sessions it opened to us."""
-    sessions: list[dict[str, Any]] = await gateway.wait_session(remote, "inbound")
+async def proofs(gateway: Gateway, remote: str, direction: str = "inbound") -> set[str]:
+    """How the sessions with a remote domain were authenticated that it, or we, opened."""
+    sessions: list[dict[str, Any]] = await gateway.wait_session(remote, direction)
     return {each["authenticated_by"] for each in sessions}
 
 
@@ -58,7 +58,10 @@ async def dialback_only(stage: Stage) -> AsyncIterator[Stage]:
 
 async def test_dialback_over_websocket(dialback_only: Stage, juliet: User, romeo: User) -> None:
     await talk_again(juliet, romeo)
-    assert await proofs(dialback_only.montague_gateway, CAPULET) == {"dialback"}
+    gateway = dialback_only.montague_gateway
+    assert await proofs(gateway, CAPULET) == {"dialback"}
+    # What it may accept is also what it may use, though capulet's gateway offers EXTERNAL.
+    assert await proofs(gateway, CAPULET, "outbound") == {"dialback"}
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -8,10 +8,11 @@ import pytest_asyncio
 from loadtest.stage.peers import PeerTubePeer, XmppProxyPeer
 from loadtest.stage.stage import CAPULET, Stage
 from loadtest.stage.users import User
-from loadtest.stage.wire import WireClosed
+from loadtest.stage.wire import Wire, WireClosed
 
 PROXY = "proxied.example"
 TUBE = "tube.example"
+SMALL = "small.example"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -140,13 +141,61 @@ async def test_a_key_that_peertube_denies_is_refused(
     await thief.stop()
 
 
+@pytest_asyncio.fixture(loop_scope="session")
+async def lenient(stage: Stage) -> AsyncIterator[Stage]:
+    """montague's gateway takes unmasked frames from loopback, where the tube is; capulet's not."""
+    gateway = stage.montague_gateway
+    gateway.configure("websocket", allow_unmasked=["127.0.0.0/8"])
+    await gateway.restart()
+    yield stage
+    gateway.configure("websocket", allow_unmasked=None)
+    await gateway.restart()
+
+
 async def test_unmasked_frames_are_refused_unless_allowed(
-    stage: Stage, tube: PeerTubePeer, juliet: User, monkeypatch: pytest.MonkeyPatch
+    lenient: Stage, tube: PeerTubePeer, juliet: User, romeo: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tube, "masks", False)
     with pytest.raises(WireClosed) as closed:
-        await tube.connect(*entrance(stage, juliet))
+        await tube.connect(*entrance(lenient, juliet))
     assert closed.value.code == 1002
+
+    wire = await tube.connect(*entrance(lenient, romeo))
+    for number in range(20):
+        tube.say(wire, message(TUBE, romeo.jid, f"unmasked {number}"))
+    for number in range(20):
+        received = await romeo.inbox.take(lambda s: s.body.startswith("unmasked "))
+        assert received.body == f"unmasked {number}"
+    wire.close()
+
+
+class SmallPeer(XmppProxyPeer):
+    """Advertises that it takes no more than 20,000 bytes at a time (XEP-0478)."""
+
+    def _answer_open(self, wire: Wire, sender: str, features: str) -> None:
+        limit = "<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>20000</max-bytes></limits>"
+        super()._answer_open(wire, sender, features + limit)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def small(stage: Stage) -> AsyncIterator[SmallPeer]:
+    peer = SmallPeer(SMALL, stage.actor_address(124), stage.authority.issue(SMALL))
+    stage.dns.set(SMALL, "A", peer.address)
+    await peer.start()
+    yield peer
+    await peer.stop()
+    stage.dns.remove(SMALL)
+
+
+async def test_what_is_too_large_for_the_remote_comes_back(small: SmallPeer, user: User) -> None:
+    user.send(f"paris@{SMALL}", "a word before")
+    stanza_id = user.send(f"paris@{SMALL}", "x" * 21_000)
+    user.send(f"paris@{SMALL}", "a word after")
+    error = await user.error(stanza_id)
+    assert (error.condition, error.sender) == ("policy-violation", f"paris@{SMALL}")
+    await small.next_stanza("a word before")
+    await small.next_stanza("a word after")
+    assert not any("xxxx" in text for text in small.log)
 
 
 async def test_a_stanza_for_a_domain_not_authenticated_is_not_delivered(

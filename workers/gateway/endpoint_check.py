@@ -1,6 +1,7 @@
 """One wss endpoint tried step by step, for `fedgate check`: TCP up to an authenticated stream."""
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -97,7 +98,8 @@ class EndpointCheck:
                         loop = asyncio.get_running_loop()
                         await loop.sock_connect(sock, (address, self._target.port))
                 except (OSError, TimeoutError) as exc:
-                    reasons.append(f"{address}: {exc or 'no answer'}")
+                    reason = os.strerror(exc.errno) if exc.errno else "no answer"
+                    reasons.append(f"{address} port {self._target.port}: {reason}")
                     continue
             self._say("tcp", f"{address} port {self._target.port}, {_since(started)}")
             return address, self._target.port
