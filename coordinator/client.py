@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -25,6 +26,7 @@ HEARTBEAT_INTERVAL = 1.0
 HEARTBEAT_TTL = 5.0
 RECONNECT_INTERVAL = 1.0
 LEAF_TIMEOUT = 5.0
+MAX_LEAVES = 4096  # strangers can name domains without end
 LEAF_RENEWAL = 3600.0  # seconds before its end from which on a leaf is asked for again
 MAX_BUFFERED_REPORT_BYTES = 4 * 1024 * 1024
 
@@ -53,7 +55,7 @@ class ControlPlane:
         self._live: dict[str, dict[str, Any]] = {}
         self._owned: dict[DomainPair, Route] = {}
         self._unreleased: dict[DomainPair, Route] = {}
-        self._leaves: dict[str, Leaf] = {}
+        self._leaves: OrderedDict[str, Leaf] = OrderedDict()
         self._leaf_requests: dict[str, asyncio.Task[Leaf]] = {}
         self._answers: dict[int, asyncio.Future[Leaf]] = {}
         self._next_request = 1
@@ -246,6 +248,9 @@ class ControlPlane:
         finally:
             self._answers.pop(request, None)
         self._leaves[domain] = leaf
+        self._leaves.move_to_end(domain)
+        if len(self._leaves) > MAX_LEAVES:
+            self._leaves.popitem(last=False)
         return leaf
 
     def _on_leaf_answer(self, domain: str, done: asyncio.Task[Leaf]) -> None:

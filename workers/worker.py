@@ -138,7 +138,8 @@ class Worker:
     async def _listen(self) -> None:
         config = self._config
         await self.siblings.start()
-        await self.publication.refresh()
+        first = asyncio.create_task(self.publication.refresh())
+        await asyncio.wait([first], timeout=1.0)  # a dead resolver must not delay the start
         self._fresh = asyncio.create_task(self.publication.keep_fresh())
         if config.local.dns:
             udp, tcp = self._inherited("dns-udp"), self._inherited("dns-tcp")

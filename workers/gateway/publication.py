@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 JSON_TYPE = "application/json"
 XRD_TYPE = "application/xrd+xml"
+RETRY_SECONDS = 60.0
 
 
 class Publication:
@@ -43,9 +44,10 @@ class Publication:
         self.warning = warning
 
     async def keep_fresh(self) -> None:
-        """Refresh for ever, twice in each ttl."""
+        """Refresh for ever, twice in each ttl; sooner as long as there is no address."""
         while True:
-            await asyncio.sleep(hostmeta.published_ttl(self._config) / 2)
+            regular = hostmeta.published_ttl(self._config) / 2
+            await asyncio.sleep(min(regular, RETRY_SECONDS) if self.warning else regular)
             await self.refresh()
 
     def __call__(self, request: Request) -> Response | None:

@@ -5,6 +5,7 @@ the handshake, because one certificate may stand for a domain, an SRV name or a 
 because public CAs issue no clientAuth certificates any more.
 """
 
+from collections import OrderedDict
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -170,10 +171,14 @@ class OwnCertificates:
 
 
 class LeafContexts:
-    """Contexts for certificates that come as PEM text (minted leaves), one per leaf and role."""
+    """Contexts for certificates that come as PEM text (minted leaves), one per leaf and role.
 
-    def __init__(self) -> None:
-        self._contexts: dict[tuple[str, bool], tuple[bytes, SSL.Context]] = {}
+    The least recently used are forgotten: strangers can name domains without end.
+    """
+
+    def __init__(self, limit: int = 4096) -> None:
+        self._limit = limit
+        self._contexts: OrderedDict[tuple[str, bool], tuple[bytes, SSL.Context]] = OrderedDict()
 
     def server(self, domain: str, certificate_pem: bytes, key_pem: bytes) -> SSL.Context:
         """For answering as the domain. Raises `CertificateProblem`."""
@@ -188,13 +193,11 @@ class LeafContexts:
     ) -> SSL.Context:
         known = self._contexts.get((domain, server))
         if known is not None and known[0] == certificate_pem:
+            self._contexts.move_to_end((domain, server))
             return known[1]
         pair = parse_pair(certificate_pem, key_pem, f"leaf of {domain}")
         context = server_context(pair) if server else client_context(pair)
         self._contexts[domain, server] = (certificate_pem, context)
+        if len(self._contexts) > self._limit:
+            self._contexts.popitem(last=False)
         return context
-
-    def forget(self, domain: str) -> None:
-        """The domain has no route any more."""
-        self._contexts.pop((domain, True), None)
-        self._contexts.pop((domain, False), None)

@@ -161,7 +161,17 @@ def test_leaf_contexts_follow_the_leaf() -> None:
     assert leaves.server("r.example", *first) is context
     assert leaves.client("r.example", *first) is not context
     assert leaves.server("r.example", *second) is not context
-    leaves.forget("r.example")
-    assert leaves.server("r.example", *second) is not context
     with pytest.raises(CertificateProblem, match=r"leaf of r\.example"):
         leaves.server("r.example", b"", b"")
+
+
+def test_the_least_used_leaf_context_is_forgotten() -> None:
+    leaves = LeafContexts(limit=2)
+    one, two = mint_pem(["one.example"]), mint_pem(["two.example"])
+    first, second = leaves.server("one.example", *one), leaves.server("two.example", *two)
+    assert leaves.server("one.example", *one) is first
+
+    leaves.server("three.example", *mint_pem(["three.example"]))
+
+    assert leaves.server("one.example", *one) is first
+    assert leaves.server("two.example", *two) is not second
