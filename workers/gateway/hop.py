@@ -146,9 +146,17 @@ class Hop:
         self._closing = True
         self._wake.set()
         session = self.session
-        if session is not None and not self.outbox:
+        if session is not None and self._may_close(session):
             session.close()
         await asyncio.shield(self._task)
+
+    def _may_close(self, session: Session) -> bool:
+        """All is acknowledged, or the end of the stream will do it (see `on_event`).
+
+        The answer to an XEP-0199 barrier would come by a stream that the drain has closed already.
+        """
+        is_barred = session.stream.sent.enabled or isinstance(session, WebSocketSession)
+        return not self.outbox or not (is_barred or self.outbox.has_waiting)
 
     def cut(self) -> None:
         """End at once; what is in the outbox stays unsettled."""
@@ -220,7 +228,7 @@ class Hop:
         self._flush(session)
         self._used_at = self._loop.time()
         self._schedule()
-        if self._closing and not self.outbox:
+        if self._closing and self._may_close(session):
             session.close()
         await self._closed.wait()
 

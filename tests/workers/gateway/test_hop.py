@@ -351,6 +351,20 @@ async def test_closing_delivers_what_is_held_first(scene: Scene) -> None:
 
 
 @on_quiet_loop
+async def test_closing_does_not_wait_for_a_barrier_whose_answer_may_have_no_way(
+    scene: Scene,
+) -> None:
+    await scene.far.serve_tcp()
+    scene.far.external = False
+    hop = scene.start_hop()
+    await hop.wait_open()
+    scene.send(message("1"))
+    await until(lambda: len(scene.far.got) == 2)  # and the ping
+    await hop.close()
+    assert (scene.handled, scene.counters[ACK_STREAM_CLOSE], scene.ended) == (1, 1, [hop])
+
+
+@on_quiet_loop
 async def test_closing_while_connecting_with_nothing_to_send_does_not_hang(scene: Scene) -> None:
     await scene.far.serve_tcp()
     hop = scene.start_hop()
