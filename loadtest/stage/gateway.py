@@ -77,6 +77,8 @@ class Gateway:
             },
             "admin": {"listen": f"{address}:{ADMIN_PORT}"},
             "discovery": {"allow_networks": ["127.0.0.0/8"], "native_ttl": 5},
+            # Half of the default: who is away on the stage is back in seconds, or stays away.
+            "limits": {"resend_timeout": 10.0},
         }
         self.process = StageProcess(
             name, [*_FEDGATE, "up", "--config", str(self.config)], log, directory=directory

@@ -46,10 +46,19 @@ def silent_server(stage: Stage) -> Iterator[str]:
     stage.dns.remove("silent.example")
 
 
-async def test_a_domain_whose_server_is_silent(sender: User, silent_server: str) -> None:
-    stanza_id = sender.send(f"paris@{silent_server}", "hello?")
-    error = await sender.error(stanza_id, within=SECONDS)
-    assert error.condition == "remote-server-timeout"
+async def test_a_domain_whose_server_is_silent(
+    juliet: User, romeo: User, silent_server: str
+) -> None:
+    await expect_timeouts(f"paris@{silent_server}", juliet, romeo, within=SECONDS)
+
+
+async def expect_timeouts(to: str, *senders: User, within: float) -> None:
+    """Each writes to the silent one, at the same time, and is told that no answer came."""
+    ids = [sender.send(to, "hello?") for sender in senders]
+    errors = await asyncio.gather(
+        *(sender.error(id, within) for sender, id in zip(senders, ids, strict=True))
+    )
+    assert {error.condition for error in errors} == {"remote-server-timeout"}
 
 
 @pytest.fixture
@@ -66,12 +75,7 @@ async def test_a_native_server_that_accepts_and_stays_silent(
     juliet: User, romeo: User, mute_native_server: str
 ) -> None:
     """Both local servers would wait for minutes; the gateway does not."""
-    people = (juliet, romeo)
-    ids = [user.send(f"paris@{mute_native_server}", "hello?") for user in people]
-    errors = await asyncio.gather(
-        *(user.error(stanza_id, within=25) for user, stanza_id in zip(people, ids, strict=True))
-    )
-    assert [error.condition for error in errors] == ["remote-server-timeout"] * 2
+    await expect_timeouts(f"paris@{mute_native_server}", juliet, romeo, within=25)
 
 
 @pytest.mark.parametrize("type", ["", "subscribe"])
