@@ -8,9 +8,9 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Quiet on success, all of the output on failure.
+# Quiet on success, all of the output on failure. To a terminal, scripts tell through 3 what is slow.
 define quietly
-@out=$$($(1) 2>&1) || { printf '%s\n' "$$out"; exit 1; }
+@exec 3>&1; out=$$($(1) 2>&1) || { printf '%s\n' "$$out"; exit 1; }
 endef
 
 demo: .venv/.installed packages
@@ -39,6 +39,7 @@ lock: .venv/.installed
 
 .venv/.installed: requirements.lock pyproject.toml
 	$(call quietly,loadtest/stage/make-venv .venv)
+	@if [ -t 1 ]; then echo "installing Python packages into .venv, which takes a minute, once"; fi
 	$(call quietly,$(BIN)/python -m pip install -q --require-hashes -r requirements.lock)
 	$(call quietly,$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .)
 	@touch $@
