@@ -93,10 +93,26 @@ def _bind_shared(config: Config, bound: Listeners) -> None:
         bound.websocket += _bind_tcp(text, "websocket.listen")
     bound.local += _bind_tcp(config.local.listen, "local.listen")
     if config.local.dns:
-        bound.dns_udp += _bind(config.local.dns, "local.dns", socket.SOCK_DGRAM)
-        # The same port for TCP, also where 0 let the system choose it.
-        port = bound.dns_udp[0].getsockname()[1]
-        bound.dns_tcp += _bind_tcp(config.local.dns, "local.dns", port)
+        _bind_dns(config.local.dns, bound)
+
+
+def _bind_dns(text: str, bound: Listeners) -> None:
+    """UDP and TCP on one port, also where port 0 lets the system choose it."""
+    attempts = 10 if parse_address(text).port == 0 else 1
+    while True:
+        attempts -= 1
+        udp = _bind(text, "local.dns", socket.SOCK_DGRAM)
+        try:
+            bound.dns_tcp += _bind_tcp(text, "local.dns", udp[0].getsockname()[1])
+        except CannotBind:
+            # What is free for UDP may be taken for TCP.
+            for sock in udp:
+                sock.close()
+            if not attempts:
+                raise
+        else:
+            bound.dns_udp += udp
+            return
 
 
 def _bind_tcp(text: str, key: str, port: int | None = None) -> list[socket.socket]:
