@@ -29,7 +29,7 @@ class Demo:
 
     async def run(self, *, keep: bool) -> None:
         """Play it; with `keep`, leave everything running until this task is cancelled."""
-        self._title(f"A Prosody ({CAPULET}), an ejabberd ({MONTAGUE}), a gateway before each")
+        self._title(f"Prosody ({CAPULET}), ejabberd ({MONTAGUE}), a gateway before each")
         try:
             stage = Stage()
             self._say("starting both, and a third server without a gateway, on loopback;")
@@ -49,29 +49,30 @@ class Demo:
         juliet = await stage.login(f"juliet@{CAPULET}/balcony")
         romeo = await stage.login(f"romeo@{MONTAGUE}/orchard")
         await self._converse(
-            (juliet, romeo, "O Romeo, Romeo, wherefore art thou Romeo?"),
-            (romeo, juliet, "Call me but love, and I'll be new baptiz'd 🌹"),
-            (juliet, romeo, "By whose direction found'st thou out this place?"),
-            (romeo, juliet, "By love, that first did prompt me to enquire."),
+            (juliet, romeo, "Wherefore art thou Romeo?"),
+            (romeo, juliet, "Call me but love 🌹"),
+            (juliet, romeo, "How cam'st thou hither, tell me?"),
+            (romeo, juliet, "With love's light wings."),
         )
         await self._burst(juliet, romeo)
         await self._natively(stage, juliet)
         await self._lose_a_worker(stage, juliet, romeo)
         # Workers report their sessions each second.
-        await stage.capulet_gateway.wait_session(MONTAGUE, "outbound")
-        await stage.montague_gateway.wait_session(CAPULET, "outbound")
+        for direction in ("outbound", "inbound"):
+            await stage.capulet_gateway.wait_session(MONTAGUE, direction)
+            await stage.montague_gateway.wait_session(CAPULET, direction)
         for gateway in stage.gateways:
             await gateway.wait_settled()
 
     async def _attach(self, stage: Stage) -> None:
         self._say("servers are up; now the gateways, as an operator would do it")
-        self._step("fedgate attach prosody: its lines into prosody.cfg.lua; fedgate up")
+        self._step("fedgate attach prosody: lines for prosody.cfg.lua; fedgate up")
         await stage.attach_capulet()
-        self._step("fedgate attach ejabberd: its lines into ejabberd.yml and inetrc; fedgate up")
+        self._step("fedgate attach ejabberd: lines for ejabberd.yml and inetrc; fedgate up")
         await stage.attach_montague()
         for gateway in stage.gateways:
             pids = " ".join(map(str, await gateway.worker_pids()))
-            self._say(f"{gateway.name} runs, workers {pids}; status page {_page(gateway)}")
+            self._say(f"{gateway.name}: workers {pids}, status {_page(gateway)}")
 
     async def _converse(self, *lines: tuple[User, User, str]) -> None:
         for speaker, listener, line in lines:
@@ -97,7 +98,7 @@ class Demo:
         friar = await stage.login(f"friar@{ESCALUS}/cell")
         await self._converse(
             (juliet, friar, "Good even to my ghostly confessor."),
-            (friar, juliet, "Romeo shall thank thee, daughter, for us both."),
+            (friar, juliet, "Romeo shall thank thee, daughter."),
         )
 
     async def _lose_a_worker(self, stage: Stage, juliet: User, romeo: User) -> None:
@@ -109,15 +110,15 @@ class Demo:
         await gateway.wait_ready()
         self._say(f"started again: {' '.join(map(str, await gateway.worker_pids()))}")
         await self._converse(
-            (juliet, romeo, "Art thou gone so, love, lord, my husband, friend?"),
-            (romeo, juliet, "Farewell! I will omit no opportunity."),
+            (juliet, romeo, "Art thou gone so, love, lord?"),
+            (romeo, juliet, "Farewell, farewell, one kiss."),
         )
 
     async def _leave_running(self, stage: Stage) -> None:
         for server, name in ((stage.capulet, "nurse"), (stage.montague, "mercutio")):
             self._console.print(
-                f"log in as {name}@{server.domain}, password {PASSWORD}, "
-                f"at {server.address}:{C2S_PORT} without TLS"
+                f"log in (no TLS): {name}@{server.domain}, {PASSWORD}, "
+                f"at {server.address}:{C2S_PORT}"
             )
         self._console.print("running until Ctrl-C")
         await asyncio.Event().wait()

@@ -9,8 +9,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-WIDTH, HEIGHT = 100, 24
+WIDTH, HEIGHT = 80, 24
 _COUNTERS = ("accepted", "acknowledged", "bounced", "returned", "in_flight", "replayed")
+_SHORT = {"outbound": "out", "inbound": "in"}
 # A table's heading and the lines around it, three times, and the lines below the tables.
 _ROWS = HEIGHT - 14
 
@@ -39,7 +40,7 @@ def summary(gateways: Sequence[Answers]) -> RenderableType:
 def console(*, width: int = WIDTH) -> Console:
     """Where it is printed: lines are kept whole also where the output is no terminal."""
     found = Console(highlight=False, soft_wrap=True)
-    return Console(highlight=False, width=min(width, found.width) if found.is_terminal else width)
+    return Console(highlight=False, width=found.width if found.is_terminal else width)
 
 
 def _sessions(gateways: Sequence[Answers], most: int) -> Table:
@@ -68,15 +69,16 @@ def _routes(gateways: Sequence[Answers], most: int) -> Table:
 
 
 def _ledger(gateways: Sequence[Answers]) -> Table:
-    heads = ("stanzas of", "direction", *(name.replace("_", " ") for name in _COUNTERS), "dropped")
+    heads = ("stanzas", *(name.replace("_", " ") for name in _COUNTERS), "dropped")
     table = _table(heads, (), 0)
-    for column in table.columns[2:]:
+    table.padding = 0  # one blank between columns, to fit
+    for column in table.columns[1:]:
         column.justify = "right"
     for each in gateways:
         for direction, entry in each.ledger.items():
             dropped = sum(entry["dropped"].values())
             counts = (f"{n:,}" for n in (*(entry[key] for key in _COUNTERS), dropped))
-            table.add_row(each.name, direction, *counts)
+            table.add_row(f"{each.name} {_SHORT[direction]}", *counts)
     return table
 
 
