@@ -46,20 +46,23 @@ class CertificateProblem(Exception):
 
 
 def find_pairs(config: Config) -> list[Pair]:
-    """Return the configured pairs, then those found in `certificates.directories`.
-
-    Known layouts, in a directory and in the directories inside it: certbot's `fullchain*.pem` with
-    `privkey*.pem`, Prosody's `<name>.crt` with `<name>.key`. Other files are passed over.
-    """
+    """Return the configured pairs, then those found in `certificates.directories`."""
     pairs = list(config.certificates.pairs)
     for name in config.certificates.directories:
-        directory = Path(name)
-        if not _is_readable_directory(directory):
-            continue
+        pairs.extend(pairs_below(Path(name)))
+    return pairs
+
+
+def pairs_below(directory: Path) -> Iterator[Pair]:
+    """The pairs in a directory and in the directories inside it; none if it cannot be read.
+
+    Known layouts: certbot's `fullchain*.pem` with `privkey*.pem`, Prosody's `<name>.crt` with
+    `<name>.key`. Other files are passed over.
+    """
+    if _is_readable_directory(directory):
         inside = sorted(path for path in directory.iterdir() if _is_readable_directory(path))
         for folder in (directory, *inside):
-            pairs.extend(_pairs_in(folder))
-    return pairs
+            yield from _pairs_in(folder)
 
 
 def check_certificates(config: Config, now: datetime.datetime) -> list[Finding]:

@@ -9,16 +9,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from coordinator.certificates import names_of
+
 PrivateKey = (
     rsa.RSAPrivateKey
     | ec.EllipticCurvePrivateKey
     | ed25519.Ed25519PrivateKey
     | ed448.Ed448PrivateKey
 )
-
-_SRV_NAME = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.7")
-_XMPP_ADDR = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.5")
-_SRV_PREFIX = "_xmpp-server."
 
 
 class CertificateProblem(Exception):
@@ -51,7 +49,7 @@ def parse_pair(certificate_pem: bytes, key_pem: bytes, origin: str = "certificat
         raise CertificateProblem(f"{origin}: keys of this type cannot be used for TLS")
     if chain[0].public_key() != key.public_key():
         raise CertificateProblem(f"{origin}: the key does not belong to the certificate")
-    return KeyPair(chain, key, frozenset(_names(chain[0])))
+    return KeyPair(chain, key, frozenset(names_of(chain[0])))
 
 
 def load_pair(certificate: Path, key: Path) -> KeyPair:
@@ -61,27 +59,6 @@ def load_pair(certificate: Path, key: Path) -> KeyPair:
     except OSError as exc:
         raise CertificateProblem(f"{exc.filename}: {exc.strerror}") from exc
     return parse_pair(certificate_pem, key_pem, f"{certificate} with {key}")
-
-
-def find_pairs(directory: Path) -> list[tuple[Path, Path]]:
-    """The (certificate, key) files of certbot's live/ or Prosody's certs/, one level deep."""
-    try:
-        folders = [directory, *sorted(path for path in directory.iterdir() if path.is_dir())]
-    except OSError as exc:
-        raise CertificateProblem(f"{exc.filename}: {exc.strerror}") from exc
-    found = []
-    for folder in folders:
-        for key in sorted([*folder.glob("*.key"), *folder.glob("privkey*.pem")]):
-            if key.suffix == ".key":
-                candidates = [
-                    key.with_suffix(".crt"),
-                    key.with_suffix(".pem"),
-                    key.with_suffix(".cert"),
-                ]
-            else:
-                candidates = [key.with_name(key.name.replace("privkey", "fullchain"))]
-            found += [(path, key) for path in candidates if path.is_file()][:1]
-    return found
 
 
 def best_pair(pairs: Iterable[KeyPair], domain: str) -> KeyPair | None:
@@ -98,18 +75,3 @@ def best_pair(pairs: Iterable[KeyPair], domain: str) -> KeyPair | None:
         if best is None or rank > best:
             best, chosen = rank, pair
     return chosen
-
-
-def _names(certificate: x509.Certificate) -> list[str]:
-    try:
-        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except (x509.ExtensionNotFound, ValueError):
-        return []
-    names = [name.lower() for name in extension.value.get_values_for_type(x509.DNSName)]
-    for other in extension.value.get_values_for_type(x509.OtherName):
-        # DER of a short UTF8String or IA5String: tag, length, text.
-        if other.type_id in (_SRV_NAME, _XMPP_ADDR) and len(other.value) == 2 + other.value[1]:
-            text = other.value[2:].decode("utf-8", "replace").lower()
-            if other.type_id == _XMPP_ADDR or text.startswith(_SRV_PREFIX):
-                names.append(text.removeprefix(_SRV_PREFIX))
-    return names

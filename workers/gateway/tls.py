@@ -13,13 +13,13 @@ from pathlib import Path
 from cryptography import x509
 from OpenSSL import SSL
 
+from coordinator.certificates import pairs_below
 from coordinator.config import Config
 from coordinator.domains import InvalidDomain, normalise_domain
 from workers.gateway.certificates import (
     CertificateProblem,
     KeyPair,
     best_pair,
-    find_pairs,
     load_pair,
     parse_pair,
 )
@@ -110,9 +110,13 @@ class OwnCertificates:
         pairs = [load_pair(Path(pair.certificate), Path(pair.key)) for pair in settings.pairs]
         problems = []
         for directory in settings.directories:
-            for certificate, key in find_pairs(Path(directory)):
+            if not Path(directory).is_dir():
+                raise CertificateProblem(
+                    f"{directory} is no directory; correct certificates.directories"
+                )
+            for pair in pairs_below(Path(directory)):
                 try:
-                    pairs.append(load_pair(certificate, key))
+                    pairs.append(load_pair(Path(pair.certificate), Path(pair.key)))
                 except CertificateProblem as exc:
                     problems.append(str(exc))
         self._pairs, self.problems = pairs, problems

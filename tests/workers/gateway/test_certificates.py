@@ -8,17 +8,9 @@ from tests.workers.gateway.wire_bench import mint, mint_pem
 from workers.gateway.certificates import (
     CertificateProblem,
     best_pair,
-    find_pairs,
     load_pair,
     parse_pair,
 )
-
-
-def write(folder: Path, certificate: str, key: str, *names: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    certificate_pem, key_pem = mint_pem(names)
-    (folder / certificate).write_bytes(certificate_pem)
-    (folder / key).write_bytes(key_pem)
 
 
 def other_name(oid: str, tag: int, text: bytes) -> x509.OtherName:
@@ -64,23 +56,6 @@ def test_a_key_of_another_certificate_is_refused() -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CertificateProblem, match=r"absent\.pem: No such file"):
         load_pair(tmp_path / "absent.pem", tmp_path / "absent.key")
-
-
-def test_pairs_are_found_as_certbot_and_prosody_lay_them_out(tmp_path: Path) -> None:
-    write(tmp_path / "a.example", "fullchain.pem", "privkey.pem", "a.example")
-    write(tmp_path, "b.example.crt", "b.example.key", "b.example")
-    (tmp_path / "lonely.key").write_bytes(b"")
-    (tmp_path / "README").write_bytes(b"")
-
-    assert find_pairs(tmp_path) == [
-        (tmp_path / "b.example.crt", tmp_path / "b.example.key"),
-        (tmp_path / "a.example" / "fullchain.pem", tmp_path / "a.example" / "privkey.pem"),
-    ]
-
-
-def test_a_missing_directory_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CertificateProblem, match="absent"):
-        find_pairs(tmp_path / "absent")
 
 
 def test_validity_wins_then_the_exact_name_then_the_later_expiry() -> None:

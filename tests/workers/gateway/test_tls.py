@@ -131,6 +131,11 @@ def test_directories_are_searched_and_their_problems_noted(tmp_path: Path) -> No
     assert len(certificates.problems) == 1 and "broken.crt" in certificates.problems[0]
 
 
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CertificateProblem, match="absent is no directory"):
+        own(directories=(str(tmp_path / "absent"),))
+
+
 def test_a_domain_without_certificate(tmp_path: Path) -> None:
     certificates = own(write_pair(tmp_path, "a", "a.example"))
 
