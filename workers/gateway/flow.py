@@ -63,6 +63,16 @@ class Batch:
     def remaining(self) -> int:
         return len(self.stanzas) - self.first
 
+    def split(self) -> "Batch":
+        """Cut off the first of several stanzas that wait; returned as a batch of its own."""
+        head = Batch([self.stanzas[0]], self.origin)
+        head.uncertain, head.flight = self.uncertain, self.flight
+        self.stanzas = self.stanzas[1:]
+        self.size -= 1
+        if self.origin is not None:
+            self.origin.insert(head, before=self)
+        return head
+
 
 class Origin:
     """The stream stanzas came from.
@@ -100,6 +110,10 @@ class Origin:
         self.counters[ACCEPTED] += batch.size
         self.counters[batch.flight] += batch.size
         return batch
+
+    def insert(self, head: Batch, *, before: Batch) -> None:
+        """`head` was split from a batch: all that arrived earlier in that batch is settled."""
+        self._pending.insert(self._pending.index(before), head)
 
     def settle(self, batch: Batch, count: int, outcome: int) -> None:
         """`count` more stanzas of the batch have ended as `outcome`, an index of the account."""
@@ -155,6 +169,7 @@ class Outbox:
         self._barriers: deque[_Barrier] = deque()
         self.waiting_bytes = 0
         self.unacknowledged = 0
+        self.unacknowledged_bytes = 0
         self.acknowledged = 0
         """Stanzas acknowledged so far, over all sessions."""
         self.unmarked = 0
@@ -182,24 +197,58 @@ class Outbox:
         while waiting:
             batch = waiting.popleft()
             if batch.uncertain:
+                self.waiting_bytes -= _size(batch)
                 batch.stanzas = mark_late(batch)
+                self.waiting_bytes += _size(batch)
             stanzas += batch.stanzas
             self._sent.append(batch)
+        self.unacknowledged_bytes += self.waiting_bytes
         self.waiting_bytes = 0
         self.unacknowledged += len(stanzas)
         self.unmarked += len(stanzas)
         return stanzas
+
+    def take_one(self, mark_late: Callable[[Batch], list[Stanza]]) -> list[Stanza]:
+        """Like `take`, the first stanza alone."""
+        self._separate_first()
+        others, self._waiting = self._waiting, deque([self._waiting.popleft()])
+        others_bytes = self.waiting_bytes - _size(self._waiting[0])
+        self.waiting_bytes -= others_bytes
+        stanzas = self.take(mark_late)
+        self._waiting, self.waiting_bytes = others, others_bytes
+        return stanzas
+
+    def fail_one(self) -> list[Failed]:
+        """Take the first stanza that waits out of the outbox: it will not be sent any more."""
+        self._separate_first()
+        batch = self._waiting.popleft()
+        self.waiting_bytes -= _size(batch)
+        return [Failed(stanza, batch) for stanza in batch.stanzas]
+
+    @property
+    def uncertain(self) -> int:
+        """How many stanzas wait that were sent before to a hop that was lost."""
+        return sum(batch.remaining for batch in self._waiting if batch.uncertain)
+
+    def _separate_first(self) -> None:
+        """Give the first stanza that waits a batch of its own."""
+        batch = self._waiting[0]
+        if batch.remaining > 1:
+            self._waiting.appendleft(batch.split())
 
     def acknowledge(self, count: int, by: int) -> None:
         """The next hop has taken the first `count` sent stanzas; `by` is an ACK_* index."""
         count = min(count, self.unacknowledged)
         self.unacknowledged -= count
         self.acknowledged += count
+        freed = 0
         self.unmarked = min(self.unmarked, self.unacknowledged)
         sent = self._sent
         while count:
             batch = sent[0]
             taken = min(count, batch.remaining)
+            first = batch.first
+            freed += sum(len(each.data) for each in batch.stanzas[first : first + taken])
             batch.first += taken
             count -= taken
             if not batch.remaining:
@@ -207,6 +256,7 @@ class Outbox:
             if batch.origin is not None:
                 batch.origin.counters[by] += taken
                 batch.origin.settle(batch, taken, ACKNOWLEDGED)
+        self.unacknowledged_bytes -= freed
 
     def mark(self, token: str, now: float) -> None:
         """A barrier was written behind everything sent so far."""
@@ -258,7 +308,7 @@ class Outbox:
                     batch.origin.counters[REPLAYED] += len(batch.stanzas)
         self._sent.clear()
         self._barriers.clear()
-        self.unacknowledged = self.unmarked = 0
+        self.unacknowledged = self.unacknowledged_bytes = self.unmarked = 0
         self.waiting_bytes = sum(_size(batch) for batch in self._waiting)
         return requests
 
@@ -286,7 +336,8 @@ class Outbox:
         self._sent.clear()
         self._waiting.clear()
         self._barriers.clear()
-        self.waiting_bytes = self.unacknowledged = self.unmarked = 0
+        self.waiting_bytes = self.unacknowledged_bytes = 0
+        self.unacknowledged = self.unmarked = 0
         return failed
 
 

@@ -17,6 +17,7 @@ from coordinator.accounts import ACK_SM, ACK_STREAM_CLOSE, ACK_WEBSOCKET_PING, A
 from coordinator.config import Limits
 from coordinator.routes import DomainPair
 from workers.gateway.flow import Batch, Failed, Outbox
+from workers.gateway.isolation import Isolation
 from workers.gateway.patience import Patience
 from workers.gateway.session import Session, SessionOwner, WebSocketSession
 from workers.xmpp import elements
@@ -31,8 +32,13 @@ log = logging.getLogger(__name__)
 ASK_INTERVAL = 5.0
 # An unanswered XEP-0199 barrier ends the stream in order, which acknowledges everything.
 BARRIER_TIMEOUT = 10.0
+# A peer with XEP-0198 that acknowledges nothing new for so long holds what it never takes: cut.
+# More than resend_timeout, for which a peer like us may wait for its own local server.
+PROGRESS_TIMEOUT = 35.0
 # Stanzas sent and not acknowledged before the sources are held back.
 MAX_UNACKNOWLEDGED = 20_000
+# Never more bytes than this without an `<r/>` between: a slow peer's progress must show in time.
+ASK_BYTES = 65536
 # Ids of our own pings towards the local server begin with this.
 BARRIER = "fedgate-barrier-"
 
@@ -102,6 +108,9 @@ class Hop:
         self._wake = asyncio.Event()
         self._blocked = False
         self._asked = False
+        self._unasked_bytes = 0
+        self._progress_at = 0.0
+        self._isolation = Isolation(self.outbox)
         self._closing = False
         self._used_at = self._loop.time()
         self._paused: list[Pausable] = []
@@ -203,13 +212,18 @@ class Hop:
             else:
                 await self._use(session)
                 is_fruitful = not self.outbox or self.outbox.acknowledged > before
+                culprit = self._isolation.session_lost(is_fruitful=is_fruitful)
+                reason = f"connected and lost again: {session.reason}"
+                if culprit:
+                    is_fruitful = True
+                    self._on_failed(culprit, StanzaCondition.REMOTE_SERVER_TIMEOUT, reason)
                 if not await self._is_needed():
                     return None
                 if is_fruitful:
                     patience.renew(loop.time())
                     continue
                 patience.begin(loop.time())
-                failure = HopFailed(f"connected and lost again: {session.reason}", resolved=True)
+                failure = HopFailed(reason, resolved=True)
             if patience.is_over(loop.time()):
                 return failure
             await asyncio.sleep(patience.next_delay(random.random()))
@@ -220,6 +234,7 @@ class Hop:
         self._closed.clear()
         self._blocked = False
         self._asked = False
+        self._unasked_bytes = 0
         if not self._opened.done():
             self._opened.set_result(None)
         if session.ended:  # lost between authentication and here
@@ -282,10 +297,34 @@ class Hop:
         limit = session.stream.peer_max_bytes
         if limit and self.outbox.waiting_bytes > limit:
             self._refuse_oversized(limit)
-        session.stream.send_stanzas(self.outbox.take(self._mark_late))
+        if not self.outbox.unacknowledged:
+            self._progress_at = self._loop.time()
+        elif self._isolation.is_careful:
+            return
+        if self._isolation.is_careful:
+            session.stream.send_stanzas(self.outbox.take_one(self._mark_late))
+        elif self.outbox.waiting_bytes + self._unasked_bytes <= ASK_BYTES:  # the common case
+            self._unasked_bytes += self.outbox.waiting_bytes
+            session.stream.send_stanzas(self.outbox.take(self._mark_late))
+        else:
+            self._send_many(session, self.outbox.take(self._mark_late))
         self._ask(session)
         session.write()
         self._relieve_sources()
+
+    def _send_many(self, session: Session, stanzas: list[Stanza]) -> None:
+        """With questions between them: else nothing is acknowledged until all has arrived."""
+        start = 0
+        for index, stanza in enumerate(stanzas):
+            self._unasked_bytes += len(stanza.data)
+            if self._unasked_bytes > ASK_BYTES:
+                session.stream.send_stanzas(stanzas[start : index + 1])
+                start = index + 1
+                self._unasked_bytes = 0
+                if session.stream.sent.enabled:
+                    self._asked = True
+                    session.stream.request_ack()
+        session.stream.send_stanzas(stanzas[start:])
 
     def _mark_late(self, batch: Batch) -> list[Stanza]:
         """A stanza that may arrive twice says so (XEP-0203)."""
@@ -297,6 +336,7 @@ class Hop:
         if session.stream.sent.enabled:
             if not self._asked and session.stream.sent.should_request():
                 self._asked = True
+                self._unasked_bytes = 0
                 session.stream.request_ack()
         elif self.outbox.unmarked and not self.outbox.barrier_pending:
             token = secrets.token_hex(8)
@@ -326,6 +366,8 @@ class Hop:
         self._ask(session)
         session.write()
         self._used_at = self._loop.time()
+        if self.outbox.has_waiting and not self._blocked:  # held back: one at a time
+            self._flush(session)
         self._relieve_sources()
         if not self.outbox and self._closing:
             session.close()
@@ -343,6 +385,9 @@ class Hop:
         if session is None:
             return
         if session.stream.sent.outstanding:
+            if self._loop.time() - self._progress_at > PROGRESS_TIMEOUT:
+                session.abort(f"nothing was acknowledged for {PROGRESS_TIMEOUT:g} s")
+                return
             self._asked = True
             session.stream.request_ack(again=True)
             session.write()
@@ -368,7 +413,7 @@ class Hop:
     def _is_full(self) -> bool:
         outbox = self.outbox
         return (
-            outbox.waiting_bytes > self._limits.queue_bytes
+            outbox.waiting_bytes + outbox.unacknowledged_bytes > self._limits.queue_bytes
             or outbox.unacknowledged > MAX_UNACKNOWLEDGED
         )
 
@@ -378,6 +423,8 @@ class Hop:
         kind = type(event)
         if kind is Acknowledged:
             self._asked = False
+            if event.count:  # type: ignore[union-attr]
+                self._progress_at = self._loop.time()
             self.outbox.acknowledge(event.count, ACK_SM)  # type: ignore[union-attr]
             self._after_acknowledgement()
         elif isinstance(event, StreamClosed) and event.answered and not session.stream.sent.enabled:

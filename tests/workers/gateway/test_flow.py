@@ -252,6 +252,20 @@ class Ledger(RuleBasedStateMachine):
         self.sent[box].extend(self.waiting[box])
         self.waiting[box].clear()
 
+    @rule(box=which)
+    def send_one(self, box: int) -> None:
+        if self.waiting[box]:
+            first = self.waiting[box].pop(0)
+            assert [s.id for s in self.boxes[box].take_one(same)] == [first]
+            self.sent[box].append(first)
+
+    @rule(box=which)
+    def give_up_first(self, box: int) -> None:
+        if self.waiting[box]:
+            first = self.waiting[box].pop(0)
+            failed = self._bounce(self.boxes[box].fail_one())
+            assert [each.stanza.id for each in failed] == [first]
+
     @rule(box=which, count=st.integers(0, 8))
     def acknowledge(self, box: int, count: int) -> None:
         if self.tokens[box]:
@@ -358,3 +372,26 @@ class Ledger(RuleBasedStateMachine):
 
 TestLedger = Ledger.TestCase
 TestLedger.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_a_batch_that_is_split_is_counted_once_and_told_in_order() -> None:
+    told: list[int] = []
+    counters = memoryview(bytearray(32 * 8)).cast("Q")
+    origin = Origin(counters, told.append)
+    outbox = Outbox()
+    stanzas = [a_stanza("1"), a_stanza("2"), a_stanza("3")]
+    outbox.push(origin.accept(stanzas))
+    size = outbox.waiting_bytes
+    assert [s.id for s in outbox.take_one(lambda batch: batch.stanzas)] == ["1"]
+    assert outbox.waiting_bytes + outbox.unacknowledged_bytes == size
+    assert (outbox.unacknowledged, origin.in_flight, outbox.in_flight) == (1, 3, 3)
+    outbox.acknowledge(1, ACK_SM)
+    assert told == [1]
+    (failed,) = outbox.fail_one()
+    settle_bounced(failed)
+    assert told == [1, 1]
+    assert [s.id for s in outbox.take(lambda batch: batch.stanzas)] == ["3"]
+    outbox.acknowledge(1, ACK_SM)
+    assert told == [1, 1, 1]
+    assert (outbox.waiting_bytes, outbox.unacknowledged_bytes) == (0, 0)
+    assert counters[ACCEPTED] == counters[ACKNOWLEDGED] + counters[BOUNCED] == 3

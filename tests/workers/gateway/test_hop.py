@@ -437,3 +437,108 @@ async def test_cutting_leaves_what_is_held_unsettled(scene: Scene) -> None:
     hop.cut()
     await until(lambda: scene.ended and scene.far.ended)
     assert (scene.handled, scene.failed, scene.origin.in_flight) == (0, [], 2)
+
+
+@on_quiet_loop
+async def test_unacknowledged_bytes_hold_the_source_back_too(scene: Scene) -> None:
+    await scene.far.serve_tcp()
+    hop = scene.start_hop(limits=Limits(queue_bytes=65536))
+    await hop.wait_open()
+    scene.far.handles = False
+    scene.send(*(message(str(n), body="x" * 30_000) for n in range(3)))
+    assert scene.paces == ["pause"]
+    await until(lambda: len(scene.far.got) == 3)
+    scene.far.sessions[0].mark_handled(2)
+    await until(lambda: scene.handled == 2)
+    assert scene.paces == ["pause", "resume"]
+    scene.far.sessions[0].mark_handled(1)
+    await until(lambda: scene.handled == 3)
+    assert (hop.outbox.unacknowledged_bytes, hop.outbox.waiting_bytes) == (0, 0)
+
+
+@on_quiet_loop
+async def test_a_peer_that_acknowledges_nothing_is_cut_and_given_up(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hop_module, "ASK_INTERVAL", 0.02)
+    monkeypatch.setattr(hop_module, "PROGRESS_TIMEOUT", 0.2)
+    await scene.far.serve_tcp()
+    hop = scene.start_hop(limits=Limits(resend_timeout=0.1))
+    await hop.wait_open()
+    scene.far.handles = False
+    scene.send(message("1"))
+    await until(lambda: scene.ended)
+    assert [id for id, _, _ in scene.failed] == ["1"]
+    assert "nothing was acknowledged for 0.2 s" in scene.failed[0][2]
+    assert len(scene.far.sessions) == 2
+
+
+@on_quiet_loop
+async def test_a_peer_that_takes_its_time_is_not_cut_while_it_goes_on(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hop_module, "ASK_INTERVAL", 0.01)
+    monkeypatch.setattr(hop_module, "PROGRESS_TIMEOUT", 0.25)
+    await scene.far.serve_tcp()
+    hop = scene.start_hop()
+    hop.users = 1
+    await hop.wait_open()
+    await asyncio.sleep(0.3)  # silence with nothing outstanding is no fault
+    scene.far.handles = False
+    scene.send(*(message(str(n)) for n in range(5)))
+    for count in range(5):
+        await asyncio.sleep(0.1)
+        scene.far.sessions[0].mark_handled(1)
+        await until(lambda: scene.handled == count + 1)  # noqa: B023
+    assert len(scene.far.sessions) == 1
+
+
+@on_quiet_loop
+async def test_many_bytes_are_asked_about_in_between(scene: Scene) -> None:
+    """A slow peer answers an `<r/>` only when it has read all that was written before it."""
+    await scene.far.serve_tcp()
+    hop = scene.start_hop()
+    await hop.wait_open()
+    stream = hop.session.stream  # type: ignore[union-attr]
+    written: list[int] = []
+    original = stream.request_ack
+
+    def counted(*, again: bool = False) -> None:
+        written.append(stream.sent.total)
+        original(again=again)
+
+    stream.request_ack = counted  # type: ignore[method-assign]
+    scene.send(*(message(str(n), body="x" * 40_000) for n in range(5)))
+    assert written == [2, 4]  # and about the last with the first answer
+    await until(lambda: scene.handled == 5)
+    assert written == [2, 4, 5]
+
+
+@on_quiet_loop
+async def test_only_the_stanza_that_makes_the_peer_hang_up_is_bounced(scene: Scene) -> None:
+    await scene.far.serve_tcp()
+    hop = scene.start_hop(limits=Limits(resend_timeout=20.0))
+    hop.users = 1
+    await hop.wait_open()
+    scene.far.handles = False
+
+    def judge(session: Any, stanzas: list[Stanza]) -> None:
+        if any(stanza.id == "poison" for stanza in stanzas):
+            session.abort("I do not like this")
+        else:
+            session.mark_handled(len(stanzas))
+
+    scene.far.on_stanzas = judge
+    innocents = [str(n) for n in range(6)]
+    scene.send(*(message(id) for id in [*innocents[:3], "poison", *innocents[3:]]))
+    await until(lambda: scene.handled == 7)
+    assert [id for id, _, _ in scene.failed] == ["poison"]
+    for id in innocents:
+        assert scene.far.ids().count(id) <= 3
+    scene.check_ledger()
+    sent = len(scene.far.got)
+    scene.send(message("a"), message("b"))  # careful no longer
+    await until(lambda: len(scene.far.got) == sent + 2)
+    await until(lambda: scene.handled == 9)
+    assert not scene.ended
+    hop.leave()
