@@ -1,8 +1,12 @@
 """Domain names as both planes use them: lower-case A-labels without a trailing dot."""
 
+import unicodedata
 from functools import lru_cache
 
 import idna
+
+# What some software takes for a dot between labels (RFC 3490 §3.1).
+FULL_STOPS = ".\u3002\uff0e\uff61"
 
 
 class InvalidDomain(ValueError):
@@ -14,9 +18,9 @@ def normalise_domain(text: str) -> str:
     """Return the domain as a lower-case A-label string.
 
     Raises `InvalidDomain` for anything that is not a host name: addresses in brackets, empty
-    labels, labels over 63 octets, names over 255.
+    labels (`..` at the end too), labels over 63 octets, names over 255.
     """
-    name = text.rstrip(".")
+    name = text.removesuffix(".")
     if name.isascii():
         name = name.lower()
         labels = name.split(".")
@@ -24,9 +28,27 @@ def normalise_domain(text: str) -> str:
             raise InvalidDomain(f"{text!r} is not a domain name")
         return name
     try:
-        return idna.encode(name, uts46=True).decode("ascii")
+        name = idna.encode(name, uts46=True).decode("ascii")
     except (idna.IDNAError, UnicodeError) as exc:
         raise InvalidDomain(f"{text!r} is not a domain name: {exc}") from exc
+    if name.endswith("."):
+        raise InvalidDomain(f"{text!r} is not a domain name: it ends with an empty label")
+    return name
+
+
+@lru_cache(maxsize=4096)
+def is_ambiguous(text: str) -> bool:
+    """Whether others may read this spelling of a domain as another name than we do.
+
+    Case, one trailing dot and plain U-labels (RFC 7622 §3.2 has them on the wire) leave no doubt.
+    Other full stops, more dots at the end and letters that are mapped to others do. Raises
+    `InvalidDomain`.
+    """
+    name = normalise_domain(text.rstrip(FULL_STOPS))
+    written = text.removesuffix(".")
+    if written.isascii():
+        return written.endswith(".")
+    return unicodedata.normalize("NFKC", written) != written or idna.decode(name) != written.lower()
 
 
 def _is_ascii_label(label: str) -> bool:

@@ -1,6 +1,6 @@
 import pytest
 
-from coordinator.domains import InvalidDomain, normalise_domain
+from coordinator.domains import InvalidDomain, is_ambiguous, normalise_domain
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,9 @@ def test_domains_become_lower_case_a_labels(text: str, domain: str) -> None:
         "",
         ".",
         "a..b",
+        "a.b..",
+        "bücher.example..",
+        "a.example。",
         ".example.org",
         "-a.org",
         "a-.org",
@@ -43,3 +46,24 @@ def test_domains_become_lower_case_a_labels(text: str, domain: str) -> None:
 def test_what_is_no_domain_is_refused(text: str) -> None:
     with pytest.raises(InvalidDomain):
         normalise_domain(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "ambiguous"),
+    [
+        ("a.example", False),
+        ("A.Example.", False),
+        ("bücher.example", False),
+        ("BÜCHER.example", False),
+        ("xn--bcher-kva.example", False),
+        ("a.example..", True),
+        ("a。example", True),
+        ("a．example", True),
+        ("a｡example", True),
+        ("a.example。", True),
+        ("ａ.example", True),
+        ("\u212a.example", True),  # the Kelvin sign
+    ],
+)
+def test_spellings_that_others_read_differently_are_known(text: str, ambiguous: bool) -> None:
+    assert is_ambiguous(text) is ambiguous

@@ -13,6 +13,7 @@ from workers.xmpp.events import (
     Authenticated,
     DialbackKeyReceived,
     Event,
+    StanzaRefused,
     StanzasReceived,
     StreamOpened,
     VerifyRequested,
@@ -66,6 +67,8 @@ class LocalSource(Source):
     def on_event(self, session: Session, event: Event) -> None:
         if type(event) is StanzasReceived:
             self._on_stanzas(event)
+        elif isinstance(event, StanzaRefused):
+            self.bounce_refused(event, lambda: self.router.to_local(self.pair))
         elif isinstance(event, StreamOpened):
             self._on_opened()
         elif isinstance(event, Authenticated):
@@ -158,10 +161,11 @@ class LocalSource(Source):
     async def _verify_key(self, event: DialbackKeyReceived) -> None:
         """The local server sent a dialback key: only the server at `local.server` can know it."""
         pair = DomainPair(event.sender, event.target)
-        outcome = "error"
+        outcome, error = "error", "not-authorized"
         if pair == self.pair:
-            outcome = await self.router.verify_with_local(pair, id=self._stream.id, key=event.key)
-        error = "remote-connection-failed" if outcome == "error" else ""
+            outcome, error = await self.router.verifier.ask_local(
+                pair, id=self._stream.id, key=event.key, asker=""
+            )
         self._stream.answer_dialback(
             sender=event.sender, target=event.target, outcome=outcome, error=error
         )
@@ -172,10 +176,11 @@ class LocalSource(Source):
 
         (We never make keys in a remote domain's name: on local legs we use certificates.)
         """
-        outcome = "error"
+        outcome, error = "error", "not-authorized"
         if (event.sender, event.target) == self.pair:
-            outcome = await self.router.verify_with_remote(self.pair, id=event.id, key=event.key)
-        error = "remote-connection-failed" if outcome == "error" else ""
+            outcome, error = await self.router.verifier.ask_remote(
+                self.pair, id=event.id, key=event.key, asker=""
+            )
         self._stream.answer_verify(
             sender=event.sender, target=event.target, id=event.id, outcome=outcome, error=error
         )

@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from coordinator.routes import DomainPair
+from workers.gateway.addresses import network_of
 from workers.gateway.hop import Hop
 from workers.gateway.identity import CertificateRejected, TrustProblem, verify_chain
 from workers.gateway.session import Session, WebSocketSession
@@ -16,6 +17,7 @@ from workers.xmpp.events import (
     Authenticated,
     DialbackKeyReceived,
     Event,
+    StanzaRefused,
     StanzasReceived,
     StreamOpened,
     VerifyRequested,
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Keys that one stream may have us look after at the same time.
+# Keys that one stream may have us look after at the same time, before and after it has proved one
+# domain.
+MAX_STRANGERS_QUESTIONS = 4
 MAX_QUESTIONS = 16
 
 
@@ -62,6 +66,9 @@ class RemoteSource(Source):
     def on_event(self, session: Session, event: Event) -> None:
         if type(event) is StanzasReceived:
             self._on_stanzas(event)
+        elif isinstance(event, StanzaRefused):
+            pair = DomainPair(*_pair_of(event.stanza))
+            self.bounce_refused(event, lambda: self.router.to_remote(pair))
         elif isinstance(event, StreamOpened):
             self._spawn(self._judge(event))
         elif isinstance(event, Authenticated):
@@ -69,7 +76,7 @@ class RemoteSource(Source):
             self.pairs[pair] = event.by
             log.info("%s authenticated to %s by %s", event.sender, event.target, event.by)
         elif isinstance(event, DialbackKeyReceived):
-            self._spawn(self._verify_key(event))
+            self._on_key(event)
         elif isinstance(event, VerifyRequested):
             self._on_verify_requested(event)
 
@@ -148,21 +155,48 @@ class RemoteSource(Source):
             return ""
         return f"the certificate is for {names}, not for {domain}"
 
+    def _why_no_question(self, sender: str, target: str) -> str:
+        """The stanza condition with which to refuse to look after a key, "" to do it.
+
+        A stranger may only speak of what its stream header names.
+        """
+        if not self.pairs and (sender, target) != (self._stream.sender, self._stream.target):
+            return "not-authorized"
+        most = MAX_QUESTIONS if self.pairs else MAX_STRANGERS_QUESTIONS
+        return "resource-constraint" if len(self._tasks) >= most else ""
+
+    @property
+    def _asker(self) -> str:
+        """For whom we ask others about keys."""
+        peer = self.session.channel.peername
+        return network_of(peer[0]) if isinstance(peer, tuple) else "?"
+
+    def _on_key(self, event: DialbackKeyReceived) -> None:
+        refusal = self._why_no_question(event.sender, event.target)
+        if not refusal:
+            self._spawn(self._verify_key(event))
+            return
+        self._stream.answer_dialback(
+            sender=event.sender, target=event.target, outcome="error", error=refusal
+        )
+
     async def _verify_key(self, event: DialbackKeyReceived) -> None:
         pair = DomainPair(event.target, event.sender)
         policy = self._listener.config.remote_for(event.sender)
         outcome, error = "error", "policy-violation"
         # The stream may have been opened by a domain of which less is asked.
         if not policy.block and "dialback" in policy.auth:
-            outcome = await self.router.verify_with_remote(pair, id=self._stream.id, key=event.key)
-            error = "remote-server-not-found" if outcome == "error" else ""
+            outcome, error = await self.router.verifier.ask_remote(
+                pair, id=self._stream.id, key=event.key, asker=self._asker
+            )
         self._stream.answer_dialback(
             sender=event.sender, target=event.target, outcome=outcome, error=error
         )
         self.session.pump()
 
     def _on_verify_requested(self, event: VerifyRequested) -> None:
-        if len(self._tasks) < MAX_QUESTIONS:
+        refusal = self._why_no_question(event.sender, event.target)
+        if not refusal:
             self._spawn(self._answer_verify(event))
         else:
             self._stream.answer_verify(
@@ -170,7 +204,7 @@ class RemoteSource(Source):
                 target=event.target,
                 id=event.id,
                 outcome="error",
-                error="resource-constraint",
+                error=refusal,
             )
 
     async def _answer_verify(self, event: VerifyRequested) -> None:
@@ -187,8 +221,9 @@ class RemoteSource(Source):
                 outcome = "valid"
             else:
                 pair = DomainPair(event.target, event.sender)
-                outcome = await self.router.verify_with_local(pair, id=event.id, key=event.key)
-                error = "remote-connection-failed"
+                outcome, error = await self.router.verifier.ask_local(
+                    pair, id=event.id, key=event.key, asker=self._asker
+                )
         self._stream.answer_verify(
             sender=event.sender,
             target=event.target,

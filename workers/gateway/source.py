@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-from workers.gateway.flow import Counters, Origin
+from workers.gateway.flow import Counters, Failed, Origin
 from workers.gateway.hop import Hop
 from workers.gateway.router import Router
 from workers.gateway.session import Session
-from workers.xmpp.events import Event
+from workers.xmpp.errors import StanzaCondition
+from workers.xmpp.events import Event, StanzaRefused
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,14 @@ class Source:
         if not task.cancelled() and (exc := task.exception()) is not None:
             log.error("a stream failed inside", exc_info=exc)
             self._session.abort("internal error")
+
+    def bounce_refused(self, event: StanzaRefused, way_back: Callable[[], Hop]) -> None:
+        """Take the stanza into the account, in its place, and tell its sender."""
+        stanza = event.stanza
+        log.debug("refused %r: %s", stanza, event.reason)
+        self.origin.resendable = event.resendable
+        failed = [Failed(stanza, self.origin.accept([stanza]))]
+        self.router.bounce(failed, StanzaCondition.POLICY_VIOLATION, event.reason, way_back)
 
     # What the session calls.
 

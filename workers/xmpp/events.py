@@ -53,6 +53,18 @@ class StanzasReceived:
 
 
 @dataclass(slots=True)
+class StanzaRefused:
+    """A stanza of an authenticated pair, in its place in the wire order, that may not be passed on.
+
+    It counts like the others: bounce it (policy-violation) and report it as handled.
+    """
+
+    stanza: Stanza
+    reason: str
+    resendable: bool = False
+
+
+@dataclass(slots=True)
 class Acknowledged:
     """The peer has taken responsibility for `count` more of our stanzas, maybe 0 (XEP-0198)."""
 
@@ -116,6 +128,7 @@ Event = (
     | AuthenticationFailed
     | StreamEstablished
     | StanzasReceived
+    | StanzaRefused
     | Acknowledged
     | DialbackKeyReceived
     | VerifyRequested

@@ -35,9 +35,15 @@ def new_parser(
     events: tuple[_EventName, ...], tags: list[str] | None = None
 ) -> etree.XMLPullParser:
     # Entities stay resolved: with resolve_entities=False feed() swallows undeclared ones. No DTD
-    # gets in that could declare any. collect_ids would let xml:id grow a table for ever.
+    # gets in that could declare any. collect_ids would let xml:id grow a table for ever. huge_tree
+    # takes 2048 levels instead of 256, which a user could exceed; our own caps bound the rest.
     return etree.XMLPullParser(
-        events=events, tag=tags, encoding="utf-8", no_network=True, collect_ids=False
+        events=events,
+        tag=tags,
+        encoding="utf-8",
+        no_network=True,
+        collect_ids=False,
+        huge_tree=True,
     )
 
 
@@ -61,7 +67,9 @@ def read_odd_names(document: bytes) -> etree._Element:
 
     The parser recovers from any error here, so its log decides: fatal errors are always in it.
     """
-    parser = etree.XMLParser(encoding="utf-8", no_network=True, collect_ids=False, recover=True)
+    parser = etree.XMLParser(
+        encoding="utf-8", no_network=True, collect_ids=False, recover=True, huge_tree=True
+    )
     root = etree.fromstring(document, parser)
     log = parser.error_log
     is_broken = any(entry.level == etree.ErrorLevels.FATAL for entry in log)

@@ -8,9 +8,9 @@ from lxml import etree
 from coordinator.config import Limits
 from workers.xmpp import namespaces
 from workers.xmpp.errors import RemoteProtocolError, StreamCondition
-from workers.xmpp.jid import InvalidJid, domain_of, domains
+from workers.xmpp.jid import AmbiguousJid, InvalidJid, domain_of, domains
 from workers.xmpp.namespaces import DIALBACK, FRAMING_SERVER, SERVER, STANZAS, XML_LANG
-from workers.xmpp.stanza import Stanza
+from workers.xmpp.stanza import RefusedStanza, Stanza
 from workers.xmpp.xml_text import attribute
 
 WHITESPACE = b" \t\r\n"
@@ -24,6 +24,12 @@ _DIALBACK_DECLARATIONS = {DIALBACK, f"{FRAMING_SERVER}:dialback"}
 _TAGS = re.compile(rb"</|/>|<")
 _LANG = b' xml:lang="'
 _MAX_LANG = 64
+# Every new name costs memory for ever (libxml2's dictionary), also a stranger's: before
+# authentication a stream may bring so many elements, and eight times the bytes of the largest.
+_STRANGERS_ELEMENTS = 128
+_STRANGERS_FACTOR = 8
+_MAX_ATTRIBUTES = 16
+_STRANGERS_ATTRIBUTES = 64
 
 
 @dataclass(slots=True)
@@ -49,11 +55,15 @@ class StreamFooter:
 
 
 # One parsed thing, in wire order. A nonza stays an lxml element. An error is always the last.
-Element = Stanza | StreamHeader | StreamFooter | etree._Element | RemoteProtocolError
+Element = (
+    Stanza | RefusedStanza | StreamHeader | StreamFooter | etree._Element | RemoteProtocolError
+)
 
 
 def header_of(element: etree._Element, namespace: str) -> StreamHeader:
-    """Read the attributes of a stream header of either leg."""
+    """Read the attributes of a stream header of either leg. Raises policy-violation."""
+    if len(element.attrib) > _MAX_ATTRIBUTES:
+        raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, "too many attributes")
     return StreamHeader(
         element.get("from"),
         element.get("to"),
@@ -91,12 +101,14 @@ class Judge:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._strange_bytes = self._strange_elements = 0
         self.lang = b""
         self.set_authenticated(False)
         self.set_lang(None)
 
     def set_authenticated(self, authenticated: bool) -> None:
         limits = self._limits
+        self._authenticated = authenticated
         self.max_bytes = limits.stanza_bytes if authenticated else limits.preauth_bytes
         self.max_elements = limits.elements if authenticated else limits.preauth_elements
         # A level of nesting costs at least `<a></a>`, an element `<a/>`: whatever is shorter than
@@ -108,26 +120,62 @@ class Judge:
         written = f"xml:lang={attribute(lang)} " if lang and len(lang) <= _MAX_LANG else ""
         self.lang = written.encode()
 
-    def check_size(self, size: int) -> None:
-        if size > self.max_bytes:
-            raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, "stanza too large")
+    def take_bytes(self, count: int) -> None:
+        """Count what a stranger has us read. Raises policy-violation."""
+        self._strange_bytes += count
+        if self._strange_bytes > _STRANGERS_FACTOR * self._limits.preauth_bytes:
+            raise RemoteProtocolError(
+                StreamCondition.POLICY_VIOLATION, "too much before authentication"
+            )
 
-    def check_shape(self, data: bytes) -> None:
-        """Count elements and depth of a serialised element. Raises policy-violation."""
+    def take_elements(self, count: int) -> None:
+        """Count what a stranger has us handle. Raises policy-violation."""
+        self._strange_elements += count
+        if self._strange_elements > _STRANGERS_ELEMENTS:
+            raise RemoteProtocolError(
+                StreamCondition.POLICY_VIOLATION, "too many elements before authentication"
+            )
+
+    def flaw(self, data: bytes) -> str:
+        """Which cap on its shape a serialised element breaks: elements or depth; "" if none."""
         closing = data.count(b"</")
         if data.count(b"<") - closing > self.max_elements:
-            raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, "too many elements")
+            return "too many elements"
         if closing >= self._limits.depth and _depth(data) > self._limits.depth:
-            raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, "nested too deeply")
+            return "nested too deeply"
+        return ""
 
-    def stanza(self, element: etree._Element, name: str, data: bytes) -> Stanza:
+    def outsized(self, element: etree._Element, name: str | None, flaw: str) -> RefusedStanza:
+        """What becomes of a complete element that breaks a cap; `name` is None for a nonza.
+
+        Raises policy-violation for a nonza and before authentication.
+        """
+        if name is None or not self._authenticated:
+            raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, flaw)
+        return _refused(element, name, flaw)
+
+    def nonza(self, element: etree._Element) -> etree._Element:
+        """Judge any other element. Raises `RemoteProtocolError`."""
+        if not isinstance(element.tag, str):
+            raise RemoteProtocolError(StreamCondition.RESTRICTED_XML, "comment or instruction")
+        if len(element.attrib) > _MAX_ATTRIBUTES or (
+            not self._authenticated
+            and sum(len(each.attrib) for each in element.iter("*")) > _STRANGERS_ATTRIBUTES
+        ):
+            raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, "too many attributes")
+        element.tail = None
+        return element
+
+    def stanza(self, element: etree._Element, name: str, data: bytes) -> Stanza | RefusedStanza:
         """Make a stanza of an element and its serialised form. Raises `RemoteProtocolError`."""
         get = element.get
         sender, recipient = get("from"), get("to")
         try:  # senders repeat themselves
             sender_domain, target_domain = domains[sender], domains[recipient]  # type: ignore[index]
         except KeyError:
-            sender_domain, target_domain = _addresses(name, sender, recipient)
+            sender_domain, target_domain, flaw = _addresses(name, sender, recipient)
+            if flaw:
+                return _refused(element, name, flaw)
         start, length = _STARTS[name]
         if not data.startswith(start):
             raise RemoteProtocolError(  # RFC 6120 §4.8.5: no prefix for the content namespace
@@ -159,19 +207,47 @@ _STARTS = {name: (f"<{name} ".encode(), len(name) + 2) for name in STANZAS.value
 _DECLARATION = f"xmlns='{SERVER}' ".encode()
 
 
-def _addresses(name: str, sender: str | None, recipient: str | None) -> tuple[str, str]:
-    """The domains of addresses not met before. Raises improper-addressing."""
+def _refused(element: etree._Element, name: str, reason: str) -> RefusedStanza:
+    get = element.get
+    sender, recipient = get("from"), get("to")
+    sender_domain, target_domain, _ = _addresses(name, sender, recipient)
+    stanza = Stanza(
+        name,
+        b"",
+        sender,  # type: ignore[arg-type]
+        recipient,  # type: ignore[arg-type]
+        get("id"),
+        get("type"),
+        sender_domain,
+        target_domain,
+    )
+    return RefusedStanza(stanza, reason)
+
+
+def _addresses(name: str, sender: str | None, recipient: str | None) -> tuple[str, str, str]:
+    """The domains of addresses not met before, and what is ambiguous about them, "" if nothing.
+
+    Raises improper-addressing.
+    """
     if sender is None or recipient is None:
         # RFC 6120 §8.1.1.2, §8.1.2.2
         raise RemoteProtocolError(
             StreamCondition.IMPROPER_ADDRESSING, f"{name} without {'to' if sender else 'from'}"
         )
     try:
-        return domain_of(sender), domain_of(recipient)
+        (sender_domain, flaw), (target_domain, other) = _domain(sender), _domain(recipient)
     except InvalidJid:
         raise RemoteProtocolError(
             StreamCondition.IMPROPER_ADDRESSING, f"{name} with an invalid address"
         ) from None
+    return sender_domain, target_domain, flaw or other
+
+
+def _domain(jid: str) -> tuple[str, str]:
+    try:
+        return domain_of(jid), ""
+    except AmbiguousJid as exc:
+        return exc.domain, str(exc)
 
 
 def declares(data: bytes, beginning: bytes) -> bool:
@@ -196,4 +272,5 @@ def is_blank(text: str | None) -> bool:
 
 
 NOT_WELL_FORMED = StreamCondition.NOT_WELL_FORMED
+TOO_LARGE = "stanza too large"
 KNOWN = frozenset(namespaces.STANZAS) | namespaces.NONZAS

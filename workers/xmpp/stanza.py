@@ -1,5 +1,6 @@
 """A stanza as it travels: routed by its addresses, carried as the bytes our serializer wrote."""
 
+from dataclasses import dataclass
 from typing import final
 
 from lxml import etree
@@ -36,6 +37,18 @@ class Stanza(Struct, eq=False, gc=False):
     def is_request(self) -> bool:
         """An iq that may be executed: it is never sent a second time (RFC 6120 §8.2.3)."""
         return self.name == "iq" and self.type in ("get", "set")
+
+
+@dataclass(slots=True)
+class RefusedStanza:
+    """A complete, well-formed stanza that is not passed on: it breaks a limit or a rule of ours.
+
+    One user can make one; it must not end the stream that all users of a server share. `stanza` is
+    fit to be bounced (policy-violation) and counted, and has no data. `reason` says what is wrong.
+    """
+
+    stanza: Stanza
+    reason: str
 
 
 def why_not_bounced(stanza: Stanza) -> str | None:
@@ -106,5 +119,5 @@ def _has_delay(data: bytes, from_domain: str) -> bool:
     if DELAY.encode() not in data:
         return False
     # Our own writing: all that a parser could object to is a namespace name that is no URI.
-    root = etree.fromstring(data, etree.XMLParser(recover=True))
+    root = etree.fromstring(data, etree.XMLParser(recover=True, huge_tree=True))
     return any(child.get("from") == from_domain for child in root.findall(f"{{{DELAY}}}delay"))

@@ -20,6 +20,7 @@ from workers.xmpp.errors import LocalProtocolError, RemoteProtocolError, StreamC
 from workers.xmpp.events import (
     Acknowledged,
     Event,
+    StanzaRefused,
     StanzasReceived,
     StreamClosed,
     StreamFailed,
@@ -28,7 +29,7 @@ from workers.xmpp.events import (
 from workers.xmpp.framing import Framing
 from workers.xmpp.management import MODULO, HandledCountTooHigh, Received, Sent
 from workers.xmpp.parser import Element, StreamFooter, StreamHeader
-from workers.xmpp.stanza import Stanza
+from workers.xmpp.stanza import RefusedStanza, Stanza
 from workers.xmpp.state import Parser, State, StreamConfig
 
 __all__ = ["Handlers", "Parser", "ServerStream", "State", "StreamConfig"]
@@ -256,6 +257,8 @@ class ServerStream:
             self._take_header(item)
         elif isinstance(item, StreamFooter):
             self._on_footer(item)
+        elif isinstance(item, RefusedStanza):
+            self._take_refused(item)
         elif isinstance(item, Stanza):
             raise AssertionError("stanzas are taken by _take")
         elif item.tag == namespaces.STREAM_ERROR:
@@ -265,6 +268,15 @@ class ServerStream:
         elif self.state is not State.CLOSING:
             # RFC 6120 §4.4: when closing we go on processing, but negotiation is moot.
             self._on_unexpected(item)
+
+    def _take_refused(self, item: RefusedStanza) -> None:
+        stanza = item.stanza
+        if (stanza.sender_domain, stanza.target_domain) not in self._accepted_pairs():
+            self._refuse(stanza)
+        if self.state is State.CLOSING and self.received.enabled:
+            return  # as in _flush_stanzas
+        self.received.receive(1)
+        self._events.append(StanzaRefused(stanza, item.reason, self.received.enabled))
 
     def _take_header(self, header: StreamHeader) -> None:
         if self.state is State.WAIT_HEADER:

@@ -13,6 +13,7 @@ remembers the buffer of the text node it was writing, which must not be replaced
 
 import re
 import secrets
+from codecs import BOM_UTF8
 from enum import IntEnum
 
 from lxml import etree
@@ -33,6 +34,7 @@ from workers.xmpp.parsed import (
     DTD,
     KNOWN,
     NOT_WELL_FORMED,
+    TOO_LARGE,
     WHITESPACE,
     Element,
     Judge,
@@ -98,10 +100,14 @@ class StreamParser:
         """Take what was read. Never raises for its content."""
         out: list[Element] = []
         try:
+            if not self._authenticated and self._phase is not _Phase.OVER:
+                self._judge.take_bytes(len(data))
             if self._phase is _Phase.BODY:
                 self._feed_body(data, out)
             elif self._phase is _Phase.HEADER:
                 self._feed_header(data, out)
+            if not self._authenticated:
+                self._judge.take_elements(len(out))
         except RemoteProtocolError as exc:
             self._phase = _Phase.OVER
             out.append(exc)
@@ -128,6 +134,8 @@ class StreamParser:
                 return
             if (foreign := undecodable(data)) is not None:
                 raise foreign
+            if data.startswith(BOM_UTF8):  # RFC 6120 §11.6
+                raise RemoteProtocolError(NOT_WELL_FORMED, "byte order mark")
         if self._restarted and data.startswith(b"</") and _ANY_FOOTER.match(data):
             # The peer closes instead of restarting: there is no header to match the tag with.
             self._phase = _Phase.OVER
@@ -322,23 +330,19 @@ class StreamParser:
         judge = self._judge
         plain_size = judge.plain_size
         for element, piece in zip(ended, written[size:].split(_SEPARATOR), strict=False):
-            if len(piece) > plain_size:
-                judge.check_size(len(piece))
-                judge.check_shape(piece)
             name = STANZAS.get(element.tag)
+            if len(piece) > plain_size:
+                flaw = TOO_LARGE if len(piece) > judge.max_bytes else judge.flaw(piece)
+                if flaw:
+                    out.append(judge.outsized(element, name, flaw))
+                    continue
             if name is None:
-                out.append(self._nonza(element))
+                out.append(judge.nonza(element))
                 continue
             for prefix, declaration in used:
                 if prefix in piece:
                     piece = _declare(piece, name, declaration)
             out.append(judge.stanza(element, name, piece))
-
-    def _nonza(self, element: etree._Element) -> etree._Element:
-        if not isinstance(element.tag, str):
-            raise RemoteProtocolError(StreamCondition.RESTRICTED_XML, "comment or instruction")
-        element.tail = None
-        return element
 
     def _check_pending(self, data: bytes) -> None:
         """Cap what an unfinished element may cost. It is measured exactly once it is complete."""
@@ -347,11 +351,12 @@ class StreamParser:
         if self._pending_bytes <= judge.plain_size:
             return
         self._pending_tags += data.count(b"<")
-        # Serialised, the same element may be shorter (character references) and has no CDATA full
-        # of `<`: twice and four times the caps is what no legal element reaches.
-        if self._pending_bytes > 2 * judge.max_bytes:
-            raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, "stanza too large")
-        if self._pending_tags > 4 * judge.max_elements:
+        # `'` may come as `&apos;`, and a user's stanza of more elements than allowed is refused,
+        # once complete, without the stream: these caps are what no server's own limit lets pass.
+        if self._pending_bytes > (8 if self._authenticated else 2) * judge.max_bytes:
+            raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, TOO_LARGE)
+        tags = 4 * judge.max_elements
+        if self._pending_tags > (max(tags, judge.max_bytes // 2) if self._authenticated else tags):
             raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, "too many elements")
 
     # What libxml2 objects to.

@@ -16,7 +16,13 @@ from tests.workers.xmpp.stream_pair import (
     receiving,
 )
 from workers.xmpp.errors import LocalProtocolError
-from workers.xmpp.events import StanzasReceived, StreamClosed, StreamEstablished, StreamFailed
+from workers.xmpp.events import (
+    StanzaRefused,
+    StanzasReceived,
+    StreamClosed,
+    StreamEstablished,
+    StreamFailed,
+)
 from workers.xmpp.receiving import ReceivingStream
 from workers.xmpp.state import State
 
@@ -234,11 +240,46 @@ def test_a_message_is_one_element(text, start) -> None:
 @pytest.mark.parametrize("start", LATE)
 @pytest.mark.parametrize("leg", LEGS)
 def test_size_depth_and_number_of_elements_are_limited(leg, start) -> None:
-    large = M.replace("hi", "x" * 600_000)
-    deep = DEEP + "<a>" * 250 + "</a>" * 250 + "</message>"
+    """A complete stanza of a known pair is refused in its place; the stream goes on."""
+    deep = DEEP + "<a>" * 300 + "</a>" * 300 + "</message>"
     many = DEEP + "<a/>" * 10_001 + "</message>"
-    for text in (large, deep, many):
-        assert refusal(started(leg, start), leg, text.encode()) == "policy-violation"
+    ambiguous = M.replace(f"@{MONTAGUE}", f"@{MONTAGUE}..")
+    for text in (deep, many, ambiguous):
+        stream = started(leg, start)
+        for data in (M, text, M):
+            feed(stream, leg, data.encode())
+        one, refused, other = stream.events_received()
+        assert isinstance(one, StanzasReceived) and isinstance(other, StanzasReceived)
+        assert isinstance(refused, StanzaRefused) and refused.stanza.data == b""
+        assert stream.received.pending == 3 and stream.data_to_send() == []
+
+
+@pytest.mark.parametrize("start", LATE)
+@pytest.mark.parametrize("leg", LEGS)
+def test_a_stanza_that_never_ends_or_fills_too_large_a_frame_ends_the_stream(leg, start) -> None:
+    large = M.replace("hi", "x" * (600_000 if leg == WEBSOCKET else 2_200_000))
+    stream = started(leg, start)
+    if leg == TCP:
+        feed(stream, leg, large[:2_100_000].encode())
+        large = large[2_100_000:-20]
+    assert refusal(stream, leg, large.encode()) == "policy-violation"
+
+
+@pytest.mark.parametrize("start", LATE)
+@pytest.mark.parametrize("leg", LEGS)
+def test_a_refused_stanza_must_be_of_the_pair_as_well(leg, start) -> None:
+    deep = DEEP + "<a>" * 300 + "</a>" * 300 + "</message>"
+    for text in (deep, M.replace(f"@{MONTAGUE}", f"@{MONTAGUE}..")):
+        text = text.replace(f"@{CAPULET}", "@verona.example")
+        assert refusal(started(leg, start), leg, text.encode()) == "invalid-from"
+
+
+def test_a_stranger_cannot_fill_the_memory_with_names() -> None:
+    stream = started(WEBSOCKET, "opened")
+    for number in range(200):
+        attributes = "".join(f" a{number}-{n}=''" for n in range(12))
+        feed(stream, WEBSOCKET, f"<db:result xmlns='jabber:server' {attributes}/>".encode())
+    assert stream.state is State.CLOSED
 
 
 @pytest.mark.parametrize("start", ["opened", "after TLS"])
@@ -282,9 +323,11 @@ def test_closing_is_in_order_and_loss_is_not_in_every_state(leg, start) -> None:
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_a_byte_order_mark_is_refused_in_messages(start) -> None:
-    text = ("\ufeff" + (WS_OPEN if start == "fresh" else M)).encode()
-    assert refusal(started(WEBSOCKET, start), WEBSOCKET, text) == "not-well-formed"
+@pytest.mark.parametrize("leg", LEGS)
+def test_a_byte_order_mark_is_refused(leg, start) -> None:
+    text = ("\ufeff" + (OPEN[leg] if start == "fresh" else M)).encode()
+    condition = "bad-format" if leg == TCP and start != "fresh" else "not-well-formed"
+    assert refusal(started(leg, start), leg, text) == condition
 
 
 # Whatever comes, whole or split, in any state of either role.

@@ -6,7 +6,7 @@ from lxml import etree
 from coordinator.config import Limits
 from workers.xmpp.errors import RemoteProtocolError, StreamCondition
 from workers.xmpp.parsed import Judge, declares, is_blank, refusal, undecodable
-from workers.xmpp.stanza import Stanza
+from workers.xmpp.stanza import RefusedStanza, Stanza
 
 LIMITS = Limits(stanza_bytes=4096, preauth_bytes=1024, depth=8, elements=40, preauth_elements=8)
 ADDRESSES = "from='juliet@capulet.example' to='romeo@montague.example'"
@@ -22,7 +22,9 @@ def judge(*, authenticated: bool = True, lang: str | None = None) -> Judge:
 def judged(xml: str, *, lang: str | None = None) -> Stanza:
     element = etree.fromstring(xml)
     name = etree.QName(element).localname
-    return judge(lang=lang).stanza(element, name, etree.tostring(element, encoding="utf-8"))
+    stanza = judge(lang=lang).stanza(element, name, etree.tostring(element, encoding="utf-8"))
+    assert isinstance(stanza, Stanza)
+    return stanza
 
 
 @pytest.mark.parametrize("attributes", ["id='1'", "type='get'", "", "id='1' type='nonsense'"])
@@ -75,22 +77,74 @@ def test_a_prefix_for_the_content_namespace_is_refused() -> None:
     ],
 )
 def test_shape_is_capped(data: bytes, accepted: bool) -> None:
-    if accepted:
-        judge().check_shape(data)
-        return
-    with pytest.raises(RemoteProtocolError) as caught:
-        judge().check_shape(data)
-    assert caught.value.condition is StreamCondition.POLICY_VIOLATION
+    assert bool(judge().flaw(data)) is not accepted
+
+
+def element_of(xml: str) -> etree._Element:
+    return etree.fromstring(xml)
+
+
+def test_an_outsized_stanza_is_refused_without_its_payload() -> None:
+    element = element_of(f"<iq xmlns='jabber:server' {ADDRESSES} id='1' type='get'><a/></iq>")
+    refused = judge().outsized(element, "iq", "too deep")
+    stanza = refused.stanza
+    assert (refused.reason, stanza.data, stanza.id, stanza.type) == ("too deep", b"", "1", "get")
+    assert (stanza.sender_domain, stanza.target_domain) == ("capulet.example", "montague.example")
+
+
+def test_outsized_nonzas_and_strangers_end_the_stream() -> None:
+    element = element_of(f"<iq xmlns='jabber:server' {ADDRESSES}/>")
+    for one, name in ((judge(), None), (judge(authenticated=False), "iq")):
+        with pytest.raises(RemoteProtocolError) as caught:
+            one.outsized(element, name, "too deep")
+        assert caught.value.condition is StreamCondition.POLICY_VIOLATION
+
+
+@pytest.mark.parametrize(
+    ("address", "refused"),
+    [
+        ("a@montague.example..", True),
+        ("a@montague\u3002example", True),
+        ("a@montague\uff0eexample", True),
+        ("a@montague\uff61example", True),
+        ("a@montague.example\u3002", True),
+        ("a@\uff4dontague.example/x", True),
+        ("a@Montague.Example.", False),
+        ("a@b\u00fccher.example/\u3002", False),
+    ],
+)
+def test_an_ambiguous_domain_is_refused_and_known(address: str, refused: bool) -> None:
+    for _ in range(2):
+        element = element_of(f"<iq xmlns='jabber:server' from='a.example' to='{address}'/>")
+        result = judge().stanza(element, "iq", etree.tostring(element, encoding="utf-8"))
+        if refused:
+            assert isinstance(result, RefusedStanza)
+            assert result.stanza.target_domain == "montague.example"
+        else:
+            assert isinstance(result, Stanza)
+
+
+def test_attributes_of_a_nonza_are_counted() -> None:
+    attributes = "".join(f" a{n}=''" for n in range(17))
+    inner = f"<b{attributes}/>" * 4
+    for one, xml in (
+        (judge(), f"<r{attributes}/>"),
+        (judge(authenticated=False), f"<r>{inner}</r>"),
+    ):
+        with pytest.raises(RemoteProtocolError) as caught:
+            one.nonza(element_of(xml))
+        assert caught.value.condition is StreamCondition.POLICY_VIOLATION
+    judge().nonza(element_of(f"<r>{inner}</r>"))
 
 
 @pytest.mark.parametrize("authenticated", [False, True])
 def test_whatever_is_plain_keeps_all_caps(authenticated: bool) -> None:
     """What is not longer than `plain_size` is never counted."""
     one = judge(authenticated=authenticated)
-    one.check_size(one.plain_size)
-    one.check_shape(b"<a/>" * (one.plain_size // 4))
+    assert one.plain_size <= one.max_bytes
+    assert not one.flaw(b"<a/>" * (one.plain_size // 4))
     levels = one.plain_size // 7
-    one.check_shape(b"<a>" * levels + b"</a>" * levels)
+    assert not one.flaw(b"<a>" * levels + b"</a>" * levels)
 
 
 def test_only_the_own_start_tag_declares() -> None:
