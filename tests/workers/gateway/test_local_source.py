@@ -187,3 +187,31 @@ async def test_the_hop_loses_its_user_with_the_stream(gateway: GatewayScene) -> 
     peer.session.close()
     await until(lambda: not gateway.listener.sources)
     assert outbound.users == 0
+
+
+DEEP = "<a>" * 90 + "</a>" * 90
+
+
+@on_quiet_loop
+async def test_one_users_refused_stanza_is_bounced_in_its_place(gateway: GatewayScene) -> None:
+    """The stream, which all users share, goes on; what came before is acknowledged first."""
+    await gateway.start()
+    gateway.remote.handles = False
+    peer = await gateway.open_local()
+    error = message("error", body=DEEP)
+    error.data, error.type = error.data.replace(b" id=", b" type='error' id="), "error"
+    peer.send(message("1"), message("deep", body=DEEP), error, message("2"))
+    await until(lambda: gateway.remote.ids() == ["1", "2"] and gateway.local.got)
+    (bounced,) = gateway.local.got
+    assert (bounced.id, bounced.type) == ("deep", "error")
+    assert b"<error type='modify'>" in bounced.data or b'<error type="modify">' in bounced.data
+    assert b"policy-violation" in bounced.data and DEEP.encode() not in bounced.data
+    assert peer.acknowledged() == 0
+    gateway.remote.sessions[0].mark_handled(1)
+    await until(lambda: peer.acknowledged() == 3)
+    gateway.remote.sessions[0].mark_handled(1)
+    await until(lambda: peer.acknowledged() == 4)
+    ledger = gateway.ledger("outbound")
+    assert (ledger["accepted"], ledger["bounced"], ledger["dropped"]["type-error"]) == (4, 1, 1)
+    assert not peer.ended
+    gateway.check_ledger()
