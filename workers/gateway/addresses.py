@@ -112,3 +112,15 @@ def _inner_ipv4(ip: IPAddress) -> IPv4Address | None:
     if ip.teredo is not None:
         return ip.teredo[1]
     return None
+
+
+def network_of(address: str) -> str:
+    """What one peer may be taken to have: an IPv4 address, or the /64 of an IPv6 address."""
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, IPv4Address):
+        return str(parsed)
+    mapped = parsed.ipv4_mapped
+    return str(mapped or ip_network((parsed, 64), strict=False))

@@ -17,7 +17,7 @@ import msgspec
 
 from coordinator.config import Config
 from workers.gateway.addresses import AddressPolicy, AddressRefused
-from workers.gateway.fetching import Absent, Fetcher, Unavailable
+from workers.gateway.fetching import Absent, Busy, Fetcher, Unavailable
 from workers.gateway.hostmeta import MAX_TTL, InvalidHostMeta, Target, parse_url
 from workers.gateway.resolver import ResolveFailed, Resolver, in_order
 
@@ -109,7 +109,7 @@ class Discovery:
         )
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._native_until: OrderedDict[str, float] = OrderedDict()
-        self._flights: dict[str, asyncio.Task[_Entry]] = {}
+        self._flights: dict[tuple[str, bool], asyncio.Task[_Entry]] = {}
         self._background: set[asyncio.Task[Any]] = set()
 
     async def close(self) -> None:
@@ -124,14 +124,17 @@ class Discovery:
         """The bundle that certificates of this domain are verified with: a path, or "system"."""
         return self._config.remote_for(domain).trust or self._config.certificates.trust
 
-    async def find(self, domain: str) -> Discovered:
-        """How to reach the domain. Never raises; takes up to about `discovery.timeout` seconds."""
+    async def find(self, domain: str, *, for_stranger: bool = False) -> Discovered:
+        """How to reach the domain. Never raises; takes up to about `discovery.timeout` seconds.
+
+        `for_stranger`: a peer that has proved nothing asks; such lookups wait behind each other.
+        """
         decided = self._decided(domain)
         if decided is not None:
             return decided
         entry = self._entries.get(domain)
         if entry is None or self._now() >= entry.expires_at:
-            entry = await self._look_up_once(domain)
+            entry = await self._look_up_once(domain, for_stranger=for_stranger)
         return self._discovered(domain, entry)
 
     async def addresses(self, found: Discovered, target: Target) -> list[str]:
@@ -207,7 +210,7 @@ class Discovery:
         For inbound streams call it only when the peer showed a certificate that verifies and yet
         does not cover `domain`: strangers must not make us fetch for nothing.
         """
-        await self.find(domain)
+        await self.find(domain, for_stranger=True)
         return self.delegated_hosts(domain)
 
     def _decided(self, domain: str) -> Discovered | None:
@@ -247,22 +250,29 @@ class Discovery:
         del self._native_until[domain]
         return False
 
-    async def _look_up_once(self, domain: str) -> _Entry:
-        """One lookup at a time for each domain, however many ask."""
-        task = self._flights.get(domain)
+    async def _look_up_once(self, domain: str, *, for_stranger: bool = False) -> _Entry:
+        """One lookup at a time for each domain, however many ask.
+
+        A stranger joins our own lookup; we do not stand in line with a stranger's.
+        """
+        own = self._flights.get((domain, False))
+        flight = (domain, for_stranger and own is None)
+        task = self._flights.get(flight)
         if task is None:
-            task = asyncio.create_task(self._look_up(domain), name=f"discover {domain}")
-            self._flights[domain] = task
-            task.add_done_callback(lambda _: self._flights.pop(domain, None))
+            work = self._look_up(domain, for_stranger=for_stranger)
+            task = self._flights[flight] = asyncio.create_task(work, name=f"discover {domain}")
+            task.add_done_callback(lambda _: self._flights.pop(flight, None))
         return await asyncio.shield(task)
 
-    async def _look_up(self, domain: str) -> _Entry:
+    async def _look_up(self, domain: str, *, for_stranger: bool) -> _Entry:
         known = await self._recall(domain)
         now = self._now()
         if known is not None and now < known.expires_at:
             return known
         try:
-            document = await self._fetcher.fetch(domain)
+            document = await self._fetcher.fetch(domain, for_stranger=for_stranger)
+        except Busy as exc:
+            return known or self._absence(exc.reason)  # says nothing about the domain
         except Absent as exc:
             return await self._keep(domain, self._absence(exc.reason))
         except Unavailable as exc:

@@ -9,6 +9,7 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from ipaddress import ip_address
 from typing import Any
 
@@ -31,6 +32,8 @@ from workers.gateway.resolver import ResolveFailed, Resolver
 
 MAX_REDIRECTS = 3
 MAX_FETCHES = 32  # at once in one worker
+MAX_STRANGERS_FETCHES = MAX_FETCHES // 2  # of these, for domains that strangers named
+SLOT_TIMEOUT = 2.0  # seconds to wait for one of them
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({404, 410})
 
@@ -56,6 +59,10 @@ class Unavailable(FetchFailed):
     def __init__(self, reason: str, *, is_ours: bool = False) -> None:
         super().__init__(reason)
         self.is_ours = is_ours
+
+
+class Busy(FetchFailed):
+    """Nobody was asked: too many others are being asked at the moment."""
 
 
 class _NotPermitted(OSError):
@@ -84,6 +91,7 @@ class Fetcher:
         self._trust_for = trust_for
         self._timeout = timeout
         self._slots = asyncio.Semaphore(MAX_FETCHES)
+        self._strangers_slots = asyncio.Semaphore(MAX_STRANGERS_FETCHES)
         self._contexts: dict[str, ssl.SSLContext] = {}
         self._checked_resolver = _CheckedResolver(resolver, policy)
         self._session: aiohttp.ClientSession | None = None
@@ -93,10 +101,24 @@ class Fetcher:
         if self._session is not None:
             await self._session.close()
 
-    async def fetch(self, domain: str) -> HostMeta:
-        """The domain's document, with at least one target. Raises `Absent` or `Unavailable`."""
+    async def fetch(self, domain: str, *, for_stranger: bool = False) -> HostMeta:
+        """The domain's document, with at least one target.
+
+        Raises `Absent`, `Unavailable` or `Busy`. What strangers ask for leaves slots free.
+        """
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(SLOT_TIMEOUT):
+                    if for_stranger:
+                        await stack.enter_async_context(self._strangers_slots)
+                    await stack.enter_async_context(self._slots)
+            except TimeoutError:
+                raise Busy(f"{domain} was not looked up: too many lookups at once") from None
+            return await self._fetch_in_time(domain)
+
+    async def _fetch_in_time(self, domain: str) -> HostMeta:
         try:
-            async with asyncio.timeout(self._timeout), self._slots:
+            async with asyncio.timeout(self._timeout):
                 return await self._fetch(domain)
         except TimeoutError:
             raise Unavailable(

@@ -46,13 +46,20 @@ class RemoteConnector:
         self._secret = dialback_secret
 
     async def connect(
-        self, local: str, remote: str, owner: SessionOwner, *, verify_only: bool = False
+        self,
+        local: str,
+        remote: str,
+        owner: SessionOwner,
+        *,
+        verify_only: bool = False,
+        for_stranger: bool = False,
     ) -> WebSocketSession:
         """Open a session from `local` to `remote` (XEP-0487 §3.2). Raises `HopFailed`.
 
         With `verify_only` the stream is not authenticated: it may only carry `send_verify`.
+        `for_stranger`: a peer that has proved nothing named the domain.
         """
-        found = await self._discovery.find(remote)
+        found = await self._discovery.find(remote, for_stranger=for_stranger)
         if found.blocked:
             raise HopFailed(found.reason, resolved=True)
         if not found.targets:

@@ -168,6 +168,8 @@ class RemoteSource(Source):
     @property
     def _asker(self) -> str:
         """For whom we ask others about keys."""
+        if self._listener.config.websocket.trusted_proxies:
+            return self._stream.sender  # all have the proxy's address
         peer = self.session.channel.peername
         return network_of(peer[0]) if isinstance(peer, tuple) else "?"
 

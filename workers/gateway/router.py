@@ -6,7 +6,7 @@ and is returned to its sender as a stanza error over the hop of the opposite dir
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -14,22 +14,14 @@ from coordinator.accounts import IN_FLIGHT_OURS, IN_FLIGHT_RESENDABLE, Account
 from coordinator.config import Config
 from coordinator.routes import DomainPair
 from workers.gateway.flow import Batch, Counters, Failed, Origin, settle_bounced, settle_dropped
-from workers.gateway.hop import Hop, HopFailed
+from workers.gateway.hop import Hop
 from workers.gateway.local_connector import LocalConnector
-from workers.gateway.negotiation import NoOwner
 from workers.gateway.remote_connector import RemoteConnector
-from workers.gateway.session import Session, SessionOwner
-from workers.xmpp.errors import LocalProtocolError, StanzaCondition
-from workers.xmpp.events import Event, StreamClosed, VerifyAnswered
+from workers.gateway.verification import Verifier
+from workers.xmpp.errors import StanzaCondition
 from workers.xmpp.stanza import bounce, why_not_bounced
 
 log = logging.getLogger(__name__)
-
-# Strangers can make us verify keys: this many at once per worker, the others wait in line.
-MAX_VERIFICATIONS = 64
-VERIFY_TIMEOUT = 10.0
-
-Ask = Callable[..., Awaitable[Session]]
 
 
 class Router:
@@ -52,7 +44,7 @@ class Router:
         self._local_connector = local_connector
         self._remote: dict[DomainPair, Hop] = {}
         self._local: dict[DomainPair, Hop] = {}
-        self._verifications = asyncio.Semaphore(MAX_VERIFICATIONS)
+        self.verifier = Verifier(remote_connector, local_connector)
 
     # Hops.
 
@@ -193,50 +185,6 @@ class Router:
                 settle_bounced(each)
         if replies:
             way_back().send(Batch(replies))
-
-    # Dialback keys (XEP-0220 §2.1.2).
-
-    async def verify_with_remote(self, pair: DomainPair, *, id: str, key: str) -> str:
-        """Ask the authoritative server of the remote domain, on a connection of its own."""
-        return await self._verify(self._remote_connector, pair, pair.local, pair.remote, id, key)
-
-    async def verify_with_local(self, pair: DomainPair, *, id: str, key: str) -> str:
-        """Ask the local server whether it made a key for the remote domain."""
-        return await self._verify(self._local_connector, pair, pair.remote, pair.local, id, key)
-
-    async def _verify(
-        self,
-        connector: RemoteConnector | LocalConnector,
-        pair: DomainPair,
-        sender: str,
-        target: str,
-        id: str,
-        key: str,
-    ) -> str:
-        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-        def on_event(_session: Session, event: Event) -> None:
-            if isinstance(event, VerifyAnswered) and not answer.done():
-                answer.set_result(event.outcome)
-            elif isinstance(event, StreamClosed) and not answer.done():
-                answer.set_result("error")
-
-        owner: SessionOwner = NoOwner(on_event)
-        async with self._verifications:
-            try:
-                async with asyncio.timeout(VERIFY_TIMEOUT):
-                    session = await connector.connect(
-                        pair.local, pair.remote, owner, verify_only=True
-                    )
-                    try:
-                        session.stream.send_verify(sender=sender, target=target, id=id, key=key)
-                        session.pump()
-                        return await answer
-                    finally:
-                        session.close()
-            except (HopFailed, LocalProtocolError, TimeoutError) as exc:
-                log.warning("cannot verify the key of %s at %s: %s", sender, target, exc)
-                return "error"
 
     def describe(self) -> list[dict[str, Any]]:
         """The sessions that this worker opened, for `/api/sessions`."""

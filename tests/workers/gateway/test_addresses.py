@@ -1,6 +1,6 @@
 import pytest
 
-from workers.gateway.addresses import AddressPolicy, AddressRefused
+from workers.gateway.addresses import AddressPolicy, AddressRefused, network_of
 
 REFUSED = {
     "0.0.0.0": "unspecified",
@@ -73,3 +73,11 @@ def test_permitted_keeps_order_and_drops_doubles():
 def test_a_network_that_is_none_is_an_error_at_start():
     with pytest.raises(ValueError, match="nonsense"):
         AddressPolicy(["nonsense"])
+
+
+def test_one_peer_may_have_a_whole_ipv6_network():
+    assert network_of("192.0.2.1") == network_of("::ffff:192.0.2.1") == "192.0.2.1"
+    assert network_of("2001:db8::1") == network_of("2001:db8::ffff") == "2001:db8::/64"
+    assert network_of("2001:db8:0:1::1") != network_of("2001:db8::1")
+    assert network_of("fe80::1%eth0") == "fe80::/64"
+    assert network_of("") == ""

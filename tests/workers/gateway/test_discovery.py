@@ -12,6 +12,7 @@ from coordinator.config import Discovery as DiscoveryOptions
 from tests.workers.gateway.https_server import HttpsServer, ok, status
 from tests.workers.gateway.stub_dns import StubDns
 from tests.workers.gateway.x509_matrix import Authority, dns
+from workers.gateway import fetching
 from workers.gateway.discovery import STALE_KEEP, STALE_RETRY, Discovery, NoUsableAddress
 from workers.gateway.fetching import Fetcher
 from workers.gateway.hostmeta import S2S_WEBSOCKET, parse_url
@@ -421,3 +422,29 @@ async def test_closing_ends_what_is_under_way(scene):
     await discovery.close()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+async def test_strangers_lookups_leave_places_for_ours_and_prove_nothing(scene, monkeypatch):
+    monkeypatch.setattr(fetching, "MAX_STRANGERS_FETCHES", 1)
+    monkeypatch.setattr(fetching, "SLOT_TIMEOUT", 0.05)
+    discovery = scene.discovery()
+    hanging = asyncio.Event()
+    original = discovery._fetcher._fetch
+
+    async def fetch(domain):
+        if domain == "slow.example":
+            await hanging.wait()
+        return await original(domain)
+
+    monkeypatch.setattr(discovery._fetcher, "_fetch", fetch)
+    slow = asyncio.create_task(discovery.find("slow.example", for_stranger=True))
+    await asyncio.sleep(0)
+    refused = asyncio.create_task(discovery.find("a.example", for_stranger=True))
+    await asyncio.sleep(0)
+    assert (await discovery.find("a.example")).targets  # not in line with the stranger's
+    assert "too many lookups" in (await discovery.find("b.example", for_stranger=True)).reason
+    assert "b.example" not in scene.shared
+    assert (await refused).targets or "too many" in (await refused).reason
+    assert (await discovery.find("a.example")).targets
+    hanging.set()
+    await slow

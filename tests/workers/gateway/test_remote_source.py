@@ -102,10 +102,27 @@ async def test_questions_about_keys_are_asked_of_the_local_server(gateway: Gatew
 
 
 @on_quiet_loop
+async def test_before_it_has_proved_one_a_stream_may_only_speak_of_its_own_domain(
+    gateway: GatewayScene,
+) -> None:
+    await gateway.start()
+    peer = await gateway.open_remote(known=False, verify_only=True)
+    peer.session.stream.send_verify(sender="victim.example", target=LOCAL, id="one", key="k")
+    peer.session.stream._out.append(
+        "<db:result xmlns:db='jabber:server:dialback' from='victim.example' "
+        f"to='{LOCAL}'>key</db:result>".encode()
+    )
+    peer.session.pump()
+    await until(lambda: peer.answers() == ["error"])
+    assert not gateway.local.sessions
+    assert not gateway.remote.sessions
+
+
+@on_quiet_loop
 async def test_a_flood_of_questions_is_refused_at_once(
     gateway: GatewayScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_source, "MAX_QUESTIONS", 2)
+    monkeypatch.setattr(remote_source, "MAX_STRANGERS_QUESTIONS", 2)
     await gateway.start()
     gateway.local.verdict = ""
     peer = await gateway.open_remote(known=False, verify_only=True)
@@ -154,3 +171,21 @@ async def test_hops_lose_their_users_with_the_session(gateway: GatewayScene) -> 
     peer.session.abort("gone")
     await until(lambda: not gateway.public.sources)
     assert hop.users == 0
+
+
+@on_quiet_loop
+async def test_one_users_refused_stanza_is_bounced_in_its_place(gateway: GatewayScene) -> None:
+    """Too deep, or to a domain that the local server might read as another."""
+    await gateway.start()
+    peer = await gateway.open_remote()
+    odd = message("odd", sender=REMOTE, target=LOCAL)
+    odd.data = odd.data.replace(b"@capulet.example'", "@capulet\u3002example'".encode())
+    deep = message("deep", sender=REMOTE, target=LOCAL, body="<a>" * 90 + "</a>" * 90)
+    one, two = (message(id, sender=REMOTE, target=LOCAL) for id in ("1", "2"))
+    peer.send(one, deep, odd, two)
+    await until(lambda: gateway.local.ids() == ["1", "2"] and len(gateway.remote.got) == 2)
+    assert [(s.id, s.type) for s in gateway.remote.got] == [("deep", "error"), ("odd", "error")]
+    assert all(b"policy-violation" in stanza.data for stanza in gateway.remote.got)
+    await until(lambda: peer.acknowledged() == 4)
+    assert gateway.ledger("inbound")["bounced"] == 2 and not peer.ended
+    gateway.check_ledger()

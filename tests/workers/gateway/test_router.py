@@ -1,14 +1,11 @@
 """Hops are made when needed and forgotten; what they cannot deliver goes back to its sender."""
 
-import asyncio
-
 import pytest
 
 from coordinator.accounts import IN_FLIGHT_OURS
 from coordinator.routes import DomainPair
 from tests.workers.gateway.gateway_bench import PAIR, GatewayScene
 from tests.workers.gateway.session_bench import LOCAL, REMOTE, message, on_quiet_loop, until
-from workers.gateway import router as router_module
 
 
 @on_quiet_loop
@@ -86,40 +83,6 @@ async def test_recounting_forgets_origins_that_are_done_and_mends_the_ledger(
     router.recount()
     assert gateway.account.inbound[IN_FLIGHT_OURS] == 0
     assert "in flight 5+0" in caplog.text
-
-
-@on_quiet_loop
-async def test_keys_are_verified_on_connections_of_their_own(gateway: GatewayScene) -> None:
-    await gateway.start()
-    router = gateway.router
-    assert await router.verify_with_remote(PAIR, id="1", key="k") == "valid"
-    gateway.local.verdict = "invalid"
-    assert await router.verify_with_local(PAIR, id="1", key="k") == "invalid"
-    await until(lambda: gateway.remote.ended and gateway.local.ended)
-    assert not list(router.hops())
-
-
-@on_quiet_loop
-async def test_a_key_that_cannot_be_verified_is_an_error(
-    gateway: GatewayScene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await gateway.start()
-    gateway.remote.verdict = ""
-    monkeypatch.setattr(router_module, "VERIFY_TIMEOUT", 0.2)
-    assert await gateway.router.verify_with_remote(PAIR, id="1", key="k") == "error"
-    gateway.control.is_away = True
-    assert await gateway.router.verify_with_local(PAIR, id="1", key="k") == "error"
-
-
-@on_quiet_loop
-async def test_a_stream_that_ends_before_the_question_is_an_error(gateway: GatewayScene) -> None:
-    await gateway.start()
-    gateway.remote.verdict = ""
-    task = asyncio.create_task(gateway.router.verify_with_remote(PAIR, id="1", key="k"))
-    await until(lambda: gateway.remote.sessions)
-    await until(lambda: gateway.remote.sessions[0].stream.sender)
-    gateway.remote.sessions[0].close()
-    assert await task == "error"
 
 
 @on_quiet_loop
