@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from coordinator import control
@@ -29,6 +29,7 @@ LEAF_TIMEOUT = 5.0
 MAX_LEAVES = 4096  # strangers can name domains without end
 LEAF_RENEWAL = 3600.0  # seconds before its end from which on a leaf is asked for again
 MAX_BUFFERED_REPORT_BYTES = 4 * 1024 * 1024
+_CANCEL_INTERVAL = 0.1
 
 
 class ControlPlaneUnavailable(Exception):
@@ -82,9 +83,7 @@ class ControlPlane:
 
     async def close(self) -> None:
         """Leave the live workers and close all connections."""
-        for task in [*self._tasks, *self._leaf_requests.values()]:
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self._leaf_requests.values(), return_exceptions=True)
+        await _end([*self._tasks, *self._leaf_requests.values()])
         try:
             await self._store.leave(self.worker_id)
         except StoreUnavailable:
@@ -295,3 +294,18 @@ class ControlPlane:
         if "redis" not in self.degraded:
             log.warning("%s; going on without it", exc)
         self.degraded.add("redis")
+
+
+async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until they have ended.
+
+    Once is not enough before Python 3.12: `asyncio.wait_for`, with which redis-py writes, forgets a
+    cancellation that comes together with the result.
+    """
+    waiting = set(tasks)
+    ending = asyncio.gather(*waiting, return_exceptions=True)
+    while waiting:
+        for task in waiting:
+            task.cancel()
+        _, waiting = await asyncio.wait(waiting, timeout=_CANCEL_INTERVAL)
+    await ending
