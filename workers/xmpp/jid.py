@@ -15,11 +15,15 @@ class InvalidJid(ValueError):
 
 
 class AmbiguousJid(InvalidJid):
-    """It is one, but others may read its domain as another than `domain`, which we read."""
+    """It is one, but others may read its domain as another than `domain`, which we read.
 
-    def __init__(self, domain: str) -> None:
+    `plain` is the same JID without that doubt, fit to be written.
+    """
+
+    def __init__(self, local: str, domain: str, resource: str) -> None:
         super().__init__(f"an ambiguous spelling of {domain}")
         self.domain = domain
+        self.plain = f"{local}{domain}{resource}"
 
 
 def domain_of(jid: str) -> str:
@@ -48,7 +52,8 @@ def _parse_domain(jid: str) -> str:
         raise InvalidJid("malformed local part")
     try:
         if is_ambiguous(domain):
-            raise AmbiguousJid(normalise_domain(domain.rstrip(FULL_STOPS)))
+            plain = normalise_domain(domain.rstrip(FULL_STOPS))
+            raise AmbiguousJid(local + at, plain, slash + resource)
         return normalise_domain(domain)
     except InvalidDomain as exc:
         raise InvalidJid(str(exc)) from exc

@@ -173,9 +173,10 @@ class Judge:
         try:  # senders repeat themselves
             sender_domain, target_domain = domains[sender], domains[recipient]  # type: ignore[index]
         except KeyError:
-            sender_domain, target_domain, flaw = _addresses(name, sender, recipient)
-            if flaw:
-                return _refused(element, name, flaw)
+            _, sender_domain, flaw = _address(name, sender, "from")
+            _, target_domain, other = _address(name, recipient, "to")
+            if flaw or other:
+                return _refused(element, name)
         start, length = _STARTS[name]
         if not data.startswith(start):
             raise RemoteProtocolError(  # RFC 6120 §4.8.5: no prefix for the content namespace
@@ -207,47 +208,35 @@ _STARTS = {name: (f"<{name} ".encode(), len(name) + 2) for name in STANZAS.value
 _DECLARATION = f"xmlns='{SERVER}' ".encode()
 
 
-def _refused(element: etree._Element, name: str, reason: str) -> RefusedStanza:
+def _refused(element: etree._Element, name: str, reason: str = "") -> RefusedStanza:
+    """Raises improper-addressing. `reason` may be left out if an address is the reason.
+
+    Its addresses are written to peers when it is bounced, so they are made plain.
+    """
     get = element.get
-    sender, recipient = get("from"), get("to")
-    sender_domain, target_domain, _ = _addresses(name, sender, recipient)
+    sender, sender_domain, flaw = _address(name, get("from"), "from")
+    recipient, target_domain, other = _address(name, get("to"), "to")
     stanza = Stanza(
-        name,
-        b"",
-        sender,  # type: ignore[arg-type]
-        recipient,  # type: ignore[arg-type]
-        get("id"),
-        get("type"),
-        sender_domain,
-        target_domain,
+        name, b"", sender, recipient, get("id"), get("type"), sender_domain, target_domain
     )
-    return RefusedStanza(stanza, reason)
+    return RefusedStanza(stanza, reason or flaw or other)
 
 
-def _addresses(name: str, sender: str | None, recipient: str | None) -> tuple[str, str, str]:
-    """The domains of addresses not met before, and what is ambiguous about them, "" if nothing.
+def _address(name: str, jid: str | None, role: str) -> tuple[str, str, str]:
+    """A plain address, its domain and what was ambiguous about it, "" if nothing.
 
     Raises improper-addressing.
     """
-    if sender is None or recipient is None:
-        # RFC 6120 §8.1.1.2, §8.1.2.2
-        raise RemoteProtocolError(
-            StreamCondition.IMPROPER_ADDRESSING, f"{name} without {'to' if sender else 'from'}"
-        )
+    if jid is None:  # RFC 6120 §8.1.1.2, §8.1.2.2
+        raise RemoteProtocolError(StreamCondition.IMPROPER_ADDRESSING, f"{name} without {role}")
     try:
-        (sender_domain, flaw), (target_domain, other) = _domain(sender), _domain(recipient)
+        return jid, domain_of(jid), ""
+    except AmbiguousJid as exc:
+        return exc.plain, exc.domain, str(exc)
     except InvalidJid:
         raise RemoteProtocolError(
             StreamCondition.IMPROPER_ADDRESSING, f"{name} with an invalid address"
         ) from None
-    return sender_domain, target_domain, flaw or other
-
-
-def _domain(jid: str) -> tuple[str, str]:
-    try:
-        return domain_of(jid), ""
-    except AmbiguousJid as exc:
-        return exc.domain, str(exc)
 
 
 def declares(data: bytes, beginning: bytes) -> bool:

@@ -28,8 +28,9 @@ def test_what_is_no_jid_is_refused_every_time(text: str) -> None:
 def test_an_ambiguous_domain_says_how_we_read_it() -> None:
     for _ in range(2):
         with pytest.raises(AmbiguousJid) as caught:
-            domain_of("a@b.example../c")
+            domain_of("a@b.example../c..")
         assert caught.value.domain == "b.example"
+        assert caught.value.plain == "a@b.example/c.."
 
 
 def test_long_jids_are_not_remembered_and_the_memory_is_bounded(

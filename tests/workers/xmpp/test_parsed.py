@@ -120,6 +120,7 @@ def test_an_ambiguous_domain_is_refused_and_known(address: str, refused: bool) -
         if refused:
             assert isinstance(result, RefusedStanza)
             assert result.stanza.target_domain == "montague.example"
+            assert "@montague.example" in result.stanza.recipient
         else:
             assert isinstance(result, Stanza)
 
