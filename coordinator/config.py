@@ -186,6 +186,12 @@ class Limits:
     connect_timeout: float = option(10.0, "seconds to open and authenticate a session", least=0.1)
     idle_timeout: float = option(300.0, "seconds an unused outbound session is kept", least=1)
     ping_interval: float = option(25.0, "seconds between WebSocket pings", least=1)
+    unauthenticated: int = option(
+        1000, "public connections of a worker that have proved no domain yet", least=1
+    )
+    unauthenticated_per_address: int = option(
+        100, "of these, from one IPv4 address or IPv6 /64", least=1
+    )
     resend_timeout: float = option(20.0, "seconds queued stanzas wait for a lost next hop")
 
 

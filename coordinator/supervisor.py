@@ -17,7 +17,7 @@ from typing import Any
 
 import uvloop
 
-from coordinator import accounts, startup
+from coordinator import accounts, logs, startup
 from coordinator.admin.overview import Overview
 from coordinator.admin.server import AdminServer
 from coordinator.config import Config
@@ -61,10 +61,7 @@ def run(config: Config, config_path: str | None, *, workers: int | None = None) 
 
     `workers` overrides the configured number; 0 starts none (they are started elsewhere).
     """
-    logging.basicConfig(
-        level=config.gateway.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    logs.set_up(config.gateway.log_level)
     if workers is None:
         workers = config.gateway.workers or len(os.sched_getaffinity(0))
     try:

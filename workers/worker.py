@@ -13,7 +13,7 @@ from typing import Any
 
 import uvloop
 
-from coordinator import accounts
+from coordinator import accounts, logs
 from coordinator.address import parse_address
 from coordinator.client import ControlPlane, ControlPlaneUnavailable
 from coordinator.config import Config
@@ -275,10 +275,7 @@ def main(argv: list[str] | None = None) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         config = load(arguments.config)
-        logging.basicConfig(
-            level=config.gateway.log_level.upper(),
-            format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        )
+        logs.set_up(config.gateway.log_level)
         worker_id = _worker_id(config, arguments.id)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(Worker(config, worker_id, _parse_sockets(arguments.sockets)).run())

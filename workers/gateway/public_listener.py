@@ -10,6 +10,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from coordinator.config import Config
+from workers.gateway.admission import Admission
 from workers.gateway.discovery import Discovery
 from workers.gateway.identity import TrustSources
 from workers.gateway.publication import Publication
@@ -59,8 +60,14 @@ class PublicListener:
             context=certificates.context_for(config.gateway.domains[0])
             if config.websocket.tls
             else None,
-            # Above the stanza limit, so that a stream error can name what was wrong (protocol A21).
-            max_message=2 * config.limits.stanza_bytes,
+            # Above the limit of the parser, so that a stream error can name what was wrong
+            # (protocol A21); raised when the peer is authenticated.
+            max_message=2 * config.limits.preauth_bytes,
+            admission=Admission(
+                config.limits.unauthenticated,
+                config.limits.unauthenticated_per_address,
+                proxies=config.websocket.trusted_proxies,
+            ),
             http_responder=publication,
             allow_unmasked=_allowance(config.websocket.allow_unmasked),
         )
@@ -112,6 +119,7 @@ class PublicListener:
         session = WebSocketSession(stream, source, ping_interval=limits.ping_interval)
         session.attach(websocket)
         source.attach(session)
+        websocket.request = None  # 2.7 KiB that nobody needs any more
         self.sources.add(source)
         session.start_timer()
         return session

@@ -11,6 +11,7 @@ from workers.gateway.hop import Hop
 from workers.gateway.identity import CertificateRejected, TrustProblem, verify_chain
 from workers.gateway.session import Session, WebSocketSession
 from workers.gateway.source import Source
+from workers.gateway.websocket_handshake import AcceptedWebSocket
 from workers.xmpp.dialback import is_our_key
 from workers.xmpp.errors import StreamCondition
 from workers.xmpp.events import (
@@ -74,6 +75,9 @@ class RemoteSource(Source):
         elif isinstance(event, Authenticated):
             pair = DomainPair(event.target, event.sender)
             self.pairs[pair] = event.by
+            websocket = self.session.websocket
+            if isinstance(websocket, AcceptedWebSocket):
+                websocket.admitted(2 * self._listener.config.limits.stanza_bytes)
             log.info("%s authenticated to %s by %s", event.sender, event.target, event.by)
         elif isinstance(event, DialbackKeyReceived):
             self._on_key(event)

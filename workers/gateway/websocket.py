@@ -76,6 +76,10 @@ class WebSocket:
         """Messages can be sent."""
         return self._open and self._protocol.state is State.OPEN and not self.channel.is_closing
 
+    def limit_messages(self, max_message: int) -> None:
+        """From the next frame on: larger messages, in bytes, end the connection with 1009."""
+        self._max_message = self._protocol.max_message_size = max_message
+
     def send_messages(self, messages: list[bytes]) -> bool:
         """Send each as one unfragmented text message; false, and nothing sent, when not open.
 

@@ -16,6 +16,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
+from workers.gateway.admission import Admission
 from workers.gateway.channel import Channel
 from workers.gateway.websocket import SUBPROTOCOL, WebSocket, WebSocketOwner
 
@@ -44,6 +45,8 @@ class Endpoint:
     context: SSL.Context | None
     # Largest message in bytes; larger ones end the connection with 1009.
     max_message: int = 524288
+    # Counts the connections until they are `admitted`; None: no limit.
+    admission: Admission | None = None
     # Answers every request that is not for the WebSocket; None is 404.
     http_responder: Callable[[Request], Response | None] = field(default=lambda _request: None)
     # False while draining: 503.
@@ -94,10 +97,28 @@ class AcceptedWebSocket(_OpeningWebSocket):
         self._head = bytearray()
         self._deadline: asyncio.TimerHandle | None = None
         self._is_head = False
+        self._stranger: str | None = None
         self.request: Request | None = None
+
+    def admitted(self, max_message: int) -> None:
+        """The peer has proved who it is: it may send more and is no stranger any more."""
+        self.limit_messages(max_message)
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._stranger is not None and self._endpoint.admission is not None:
+            self._endpoint.admission.leave(self._stranger)
+        self._stranger = None
 
     def connected(self) -> None:
         loop = asyncio.get_running_loop()
+        admission, peer = self._endpoint.admission, self.channel.peername
+        if admission is not None and isinstance(peer, tuple):
+            if not admission.enter(peer[0]):
+                # Before TLS: saying 503 would cost us more than it costs the peer to come again.
+                self.channel.abort("too many connections that have proved nothing")
+                return
+            self._stranger = peer[0]
         self._deadline = loop.call_later(HANDSHAKE_TIMEOUT, self._on_deadline)
         if self._endpoint.context is not None:
             self.channel.start_tls(self._endpoint.context, server=True)
@@ -105,6 +126,7 @@ class AcceptedWebSocket(_OpeningWebSocket):
     def closed(self, reason: str | None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
+        self._leave()
         super().closed(reason)
 
     def _on_deadline(self) -> None:

@@ -3,10 +3,11 @@
 import pytest
 
 from tests.workers.gateway.gateway_bench import PAIR, GatewayScene
-from tests.workers.gateway.session_bench import REMOTE, on_quiet_loop, until
+from tests.workers.gateway.session_bench import LOCAL, REMOTE, message, on_quiet_loop, until
 from workers.gateway.hop import HopFailed
 from workers.gateway.public_listener import new_stream_id
-from workers.gateway.websocket_handshake import WebSocketFailed
+from workers.gateway.session import WebSocketSession
+from workers.gateway.websocket_handshake import AcceptedWebSocket, WebSocketFailed
 
 
 @on_quiet_loop
@@ -50,3 +51,34 @@ def test_stream_ids_are_unpredictable() -> None:
     ids = {new_stream_id() for _ in range(100)}
     assert len(ids) == 100
     assert all(len(id) > 20 for id in ids)
+
+
+@on_quiet_loop
+async def test_strangers_may_say_little_and_be_few(gateway: GatewayScene) -> None:
+    await gateway.start(unauthenticated_per_address=2)
+    strangers = [await gateway.open_remote(known=False, verify_only=True) for _ in "ab"]
+    with pytest.raises(WebSocketFailed):
+        await gateway.open_remote(known=False, verify_only=True)
+    session = strangers[0].session
+    assert isinstance(session, WebSocketSession)
+    session.websocket.send_messages([b"<x xmlns='jabber:server'>" + b"x" * 20_000])
+    await until(lambda: strangers[0].ended)
+    assert "1009" in strangers[0].ended[0]
+    session.channel.abort()
+    admission = gateway.public._endpoint.admission
+    assert admission is not None
+    await until(lambda: admission._count == 1)
+    peers = [await gateway.open_remote() for _ in range(3)]  # who is known takes no place
+    large = message("1", sender=REMOTE, target=LOCAL, body="x" * 100_000)
+    peers[2].send(large)
+    await until(lambda: gateway.local.got)
+
+
+@on_quiet_loop
+async def test_the_request_is_not_kept_with_the_session(gateway: GatewayScene) -> None:
+    await gateway.start()
+    await gateway.open_remote()
+    (source,) = gateway.public.sources
+    websocket = source.session.websocket
+    assert isinstance(websocket, AcceptedWebSocket)
+    assert websocket.request is None

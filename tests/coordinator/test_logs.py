@@ -1,0 +1,43 @@
+"""A stranger's text can neither begin a line of the log nor steer a terminal."""
+
+import logging
+import sys
+
+import pytest
+
+from coordinator.logs import EscapingFormatter, escape
+
+
+def _record(message: str, *args: object, exc_info: object = None) -> logging.LogRecord:
+    return logging.LogRecord("a.name", logging.INFO, "", 0, message, args, exc_info)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bad", ["\n", "\r", "\x00", "\x1b", "\x7f", "\x85", "\x9b"])
+def test_control_characters_become_their_codes(bad: str) -> None:
+    assert escape(f"a{bad}b") == f"a\\x{ord(bad):02x}b"
+
+
+@pytest.mark.parametrize("bad", ["\u2028", "\u2029", "\u202e", "\u2066"])
+def test_so_do_other_line_breaks_and_changes_of_direction(bad: str) -> None:
+    assert escape(f"a{bad}b") == f"a\\u{ord(bad):04x}b"
+
+
+def test_other_text_stays_as_it_is() -> None:
+    assert escape("Straße → montague.example 'ünï'") == "Straße → montague.example 'ünï'"
+
+
+def test_a_record_is_one_line() -> None:
+    line = EscapingFormatter().format(_record("ended: %s", "x\n2026-11-22 WARNING forged \x9b31m"))
+    assert "\n" not in line
+    assert line.endswith("INFO a.name ended: x\\x0a2026-11-22 WARNING forged \\x9b31m")
+
+
+def test_no_line_of_a_traceback_begins_where_records_do() -> None:
+    try:
+        raise ValueError("x\n2026-11-22 WARNING forged\x1b")
+    except ValueError:
+        text = EscapingFormatter().format(_record("failed", exc_info=sys.exc_info()))
+    lines = text.split("\n")
+    assert len(lines) > 2
+    assert all(line.startswith("  ") for line in lines[1:])
+    assert "\x1b" not in text
