@@ -15,12 +15,10 @@ from tests.workers.xmpp.stream_pair import (
     message,
     receiving,
 )
-from workers.xmpp.errors import LocalProtocolError
 from workers.xmpp.events import (
     StanzaRefused,
     StanzasReceived,
     StreamClosed,
-    StreamEstablished,
     StreamFailed,
 )
 from workers.xmpp.receiving import ReceivingStream
@@ -274,14 +272,6 @@ def test_a_refused_stanza_must_be_of_the_pair_as_well(leg, start) -> None:
         assert refusal(started(leg, start), leg, text.encode()) == "invalid-from"
 
 
-def test_a_stranger_cannot_fill_the_memory_with_names() -> None:
-    stream = started(WEBSOCKET, "opened")
-    for number in range(200):
-        attributes = "".join(f" a{number}-{n}=''" for n in range(12))
-        feed(stream, WEBSOCKET, f"<db:result xmlns='jabber:server' {attributes}/>".encode())
-    assert stream.state is State.CLOSED
-
-
 @pytest.mark.parametrize("start", ["opened", "after TLS"])
 @pytest.mark.parametrize("leg", LEGS)
 def test_limits_before_authentication_are_tighter(leg, start) -> None:
@@ -406,17 +396,3 @@ def test_any_bytes_end_an_initiating_stream_in_order(leg, stage, data, step) -> 
             stream.close()
     stream.data_to_send()
     check_survival(stream, leg, data, step)
-
-
-def test_what_we_ask_of_a_stream_in_the_wrong_state_changes_nothing() -> None:
-    stream = receiving()
-    with pytest.raises(LocalProtocolError):
-        stream.offer(external=True, dialback=True)
-    with pytest.raises(LocalProtocolError):
-        stream.tls_established(0.0)
-    assert stream.data_to_send() == [] and stream.state is State.WAIT_HEADER
-    feed(stream, WEBSOCKET, WS_OPEN.encode())
-    stream.offer(external=True, dialback=False)
-    feed(stream, WEBSOCKET, AUTH.encode())
-    feed(stream, WEBSOCKET, WS_OPEN.encode())
-    assert isinstance(stream.events_received()[-1], StreamEstablished)

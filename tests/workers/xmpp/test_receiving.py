@@ -262,3 +262,25 @@ def test_an_address_that_is_none_is_improper() -> None:
     failed, closed = stream.events_received()
     assert failed.condition is StreamCondition.IMPROPER_ADDRESSING
     assert closed == StreamClosed(clean=False)
+
+
+def test_a_stranger_cannot_fill_the_memory_with_names() -> None:
+    stream = opened()
+    for number in range(200):
+        attributes = "".join(f" a{number}-{n}=''" for n in range(12))
+        told(stream, f"<db:result xmlns='jabber:server' {attributes}/>")
+    assert stream.state is State.CLOSED
+
+
+def test_what_we_ask_of_a_stream_in_the_wrong_state_changes_nothing() -> None:
+    stream = receiving()
+    with pytest.raises(LocalProtocolError):
+        stream.offer(external=True, dialback=True)
+    with pytest.raises(LocalProtocolError):
+        stream.tls_established(0.0)
+    assert stream.data_to_send() == [] and stream.state is State.WAIT_HEADER
+    stream.receive([OPEN])
+    stream.offer(external=True, dialback=False)
+    told(stream, auth())
+    stream.receive([OPEN])
+    assert isinstance(stream.events_received()[-1], StreamEstablished)
