@@ -20,6 +20,12 @@ from workers.xmpp.stream import StreamConfig
 log = logging.getLogger(__name__)
 
 
+# Streams that only ask about keys are opened in this name (RFC 2606 §2: nobody's). Prosody wants a
+# good certificate of them, too, and strangers must not have one made for any domain they name.
+# Neither Prosody nor ejabberd compares the name with the addresses of the question.
+VERIFIER = "verify.fedgate.invalid"
+
+
 class LocalServerSession(TcpSession):
     """Refuses to go on with a process that poses as the local server."""
 
@@ -58,7 +64,12 @@ class LocalConnector:
     async def connect(
         self, local: str, remote: str, owner: SessionOwner, *, verify_only: bool = False
     ) -> TcpSession:
-        """Open a stream from `remote` to our `local` domain. Raises `HopFailed`."""
+        """Open a stream from `remote` to our `local` domain. Raises `HopFailed`.
+
+        With `verify_only` the stream is nobody's and may only carry `send_verify`.
+        """
+        if verify_only:
+            remote = VERIFIER
         limits = self._config.limits
         try:
             leaf = await self._control.leaf(remote, "session")
