@@ -6,6 +6,7 @@ in time is handed to `on_failed`, to be bounced.
 """
 
 import asyncio
+import hashlib
 import logging
 import random
 import secrets
@@ -41,6 +42,11 @@ MAX_UNACKNOWLEDGED = 20_000
 ASK_BYTES = 65536
 # Ids of our own pings towards the local server begin with this.
 BARRIER = "fedgate-barrier-"
+
+
+def barrier_tag(worker_id: str) -> str:
+    """How the id of a ping tells which worker waits for its answer."""
+    return hashlib.blake2b(worker_id.encode(), digest_size=6).hexdigest()
 
 
 class HopFailed(Exception):
@@ -86,6 +92,7 @@ class Hop:
         on_failed: OnFailed,
         on_ended: Callable[["Hop"], None],
         patient: bool,
+        barrier_tag: str = "",
     ) -> None:
         self.pair = pair
         self.sender = sender
@@ -101,6 +108,7 @@ class Hop:
         self._on_failed = on_failed
         self._on_ended = on_ended
         self._patient = patient
+        self._barrier_tag = barrier_tag
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._opened.add_done_callback(_retrieve)
@@ -339,7 +347,7 @@ class Hop:
                 self._unasked_bytes = 0
                 session.stream.request_ack()
         elif self.outbox.unmarked and not self.outbox.barrier_pending:
-            token = secrets.token_hex(8)
+            token = f"{self._barrier_tag}.{secrets.token_hex(8)}"
             self.outbox.mark(token, self._loop.time())
             if isinstance(session, WebSocketSession):
                 session.write()

@@ -13,7 +13,7 @@ from coordinator.config import Config
 from coordinator.routes import DomainPair, Route, gateway_of
 from workers.gateway.addresses import AddressPolicy
 from workers.gateway.discovery import Discovery
-from workers.gateway.hop import HopFailed
+from workers.gateway.hop import HopFailed, barrier_tag
 from workers.gateway.local_source import LocalSource
 from workers.gateway.local_trust import LocalTrust
 from workers.gateway.native import NativeFailed, Splice, connect_native, greet, splice
@@ -53,6 +53,7 @@ class LocalListener:
     ) -> None:
         self.config = config
         self.router = router
+        router.barrier_tag = barrier_tag(control.worker_id)
         self.trust = trust
         self.sources: set[LocalSource] = set()
         self.splices: dict[Splice, DomainPair] = {}
@@ -332,13 +333,19 @@ class LocalListener:
 
     # Barriers.
 
-    def barrier_answered(self, pair: DomainPair, token: str) -> None:
-        """The local server answered a ping, on whichever worker's stream it chose."""
+    def barrier_answered(self, pair: DomainPair, token: str) -> bool:
+        """The local server answered a ping, on whichever worker's stream it chose.
+
+        False: no worker of ours can have sent it, so the answer is for somebody else.
+        """
         if self.router.barrier_answered(pair, token):
-            return
+            return True
+        asker = token.partition(".")[0]
         for worker in self._control.live_workers():
-            if worker != self._control.worker_id:
+            if worker != self._control.worker_id and barrier_tag(worker) == asker:
                 self._spawn(self._tell_sibling(worker, pair, token))
+                return True
+        return False
 
     async def _tell_sibling(self, worker: str, pair: DomainPair, token: str) -> None:
         try:

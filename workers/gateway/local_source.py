@@ -9,6 +9,7 @@ from workers.gateway.flow import Failed
 from workers.gateway.hop import BARRIER, Hop, HopFailed
 from workers.gateway.session import Session, TcpSession
 from workers.gateway.source import Source
+from workers.xmpp.errors import StreamCondition
 from workers.xmpp.events import (
     Authenticated,
     DialbackKeyReceived,
@@ -70,7 +71,7 @@ class LocalSource(Source):
         elif isinstance(event, StanzaRefused):
             self.bounce_refused(event, lambda: self.router.to_local(self.pair))
         elif isinstance(event, StreamOpened):
-            self._on_opened()
+            self._on_opened(event)
         elif isinstance(event, Authenticated):
             self._on_authenticated(event)
         elif isinstance(event, DialbackKeyReceived):
@@ -95,7 +96,10 @@ class LocalSource(Source):
         assert isinstance(self.session.stream, ReceivingStream)
         return self.session.stream
 
-    def _on_opened(self) -> None:
+    def _on_opened(self, event: StreamOpened) -> None:
+        if (event.sender, event.target) != self.pair:  # not what its first header said (peek)
+            self._stream.fail(StreamCondition.INVALID_FROM, "from and to may not change")
+            return
         reason = self._listener.trust.why_not(self.pair.local, self.session.peer_chain())
         if reason:
             log.warning(
@@ -142,11 +146,14 @@ class LocalSource(Source):
 
     def _without_barriers(self, stanzas: list[Stanza]) -> list[Stanza]:
         """Take out the answers to our own pings (servers without XEP-0198 only)."""
-        answers = [stanza for stanza in stanzas if self._is_barrier(stanza)]
+        answers = [
+            stanza
+            for stanza in stanzas
+            if self._is_barrier(stanza)
+            and self._listener.barrier_answered(self.pair, (stanza.id or "").removeprefix(BARRIER))
+        ]
         if not answers:
             return stanzas
-        for answer in answers:
-            self._listener.barrier_answered(self.pair, (answer.id or "").removeprefix(BARRIER))
         self._on_handled(len(answers))
         return [stanza for stanza in stanzas if stanza not in answers]
 

@@ -38,6 +38,8 @@ class Router:
         self.on_outbound_failed: Callable[[DomainPair, str], None] = lambda pair, reason: None
         """Told when a remote hop gave up, so that its local streams can be closed."""
         self.on_pair_idle: Callable[[DomainPair], None] = lambda pair: None
+        self.barrier_tag = ""
+        """How pings towards the local server name this worker; see `barrier_tag` in hop.py."""
         self.origins: set[Origin] = set()
         self._config = config
         self._remote_connector = remote_connector
@@ -78,6 +80,7 @@ class Router:
                 on_ended=self._on_local_ended,
                 # The local server's restart is no reason to bounce at once.
                 patient=True,
+                barrier_tag=self.barrier_tag,
             )
         return hop
 

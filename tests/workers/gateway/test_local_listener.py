@@ -12,6 +12,7 @@ from coordinator.routes import DomainPair, Route
 from tests.workers.gateway.gateway_bench import PAIR, GatewayScene
 from tests.workers.gateway.session_bench import LOCAL, REMOTE, message, on_quiet_loop, until
 from workers.gateway import local_listener
+from workers.gateway.hop import barrier_tag
 from workers.gateway.siblings import Siblings
 
 
@@ -239,9 +240,13 @@ async def test_a_barrier_that_is_not_ours_is_told_to_the_siblings(
     await other.start()
     gateway.control.workers.append("gw/w2.1")
     gateway.control.workers.append("gw/w3.1")  # away: nothing happens
-    gateway.listener.barrier_answered(PAIR, "a token")
+    token = f"{barrier_tag('gw/w2.1')}.1"
+    assert gateway.listener.barrier_answered(PAIR, token)
+    assert gateway.listener.barrier_answered(PAIR, f"{barrier_tag('gw/w3.1')}.1")
+    for unknown in ("a token", f"{barrier_tag('gw/w4.1')}.1", f"{gateway.router.barrier_tag}.1"):
+        assert not gateway.listener.barrier_answered(PAIR, unknown)
     await until(lambda: heard)
-    assert heard == [{"barrier": "a token", "pair": list(PAIR)}]
+    assert heard == [{"barrier": token, "pair": list(PAIR)}]
     gateway.listener._on_message(heard[0])
     gateway.listener._on_message({"what": "is this"})
     await other.close()

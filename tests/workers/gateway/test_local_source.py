@@ -2,6 +2,7 @@
 
 import pytest
 
+from coordinator.routes import DomainPair
 from tests.workers.gateway.gateway_bench import PAIR, GatewayScene
 from tests.workers.gateway.session_bench import (
     LOCAL,
@@ -12,6 +13,7 @@ from tests.workers.gateway.session_bench import (
     until,
 )
 from workers.gateway import hop, local_source
+from workers.xmpp.events import StreamOpened
 from workers.xmpp.stanza import Stanza
 
 
@@ -95,6 +97,17 @@ async def test_a_key_of_the_remote_is_carried_to_the_remote(gateway: GatewayScen
 
 
 @on_quiet_loop
+async def test_a_stream_must_go_on_as_its_first_header_began(gateway: GatewayScene) -> None:
+    await gateway.start()
+    peer = await gateway.open_local()
+    (source,) = gateway.listener.sources
+    source.on_event(source.session, StreamOpened(LOCAL, "other.example", True))
+    source.session.pump()
+    await until(lambda: peer.ended)
+    assert "invalid-from" in peer.ended[0]
+
+
+@on_quiet_loop
 async def test_answers_to_our_barriers_are_taken_out_and_nothing_else(
     gateway: GatewayScene,
 ) -> None:
@@ -103,7 +116,12 @@ async def test_answers_to_our_barriers_are_taken_out_and_nothing_else(
     peer = await gateway.open_local()
     source = next(iter(gateway.listener.sources))
     seen: list[str] = []
-    gateway.listener.barrier_answered = lambda pair, token: seen.append(token)  # type: ignore[method-assign]
+
+    def answered(pair: DomainPair, token: str) -> bool:
+        seen.append(token)
+        return token != "unknown"
+
+    gateway.listener.barrier_answered = answered  # type: ignore[method-assign]
 
     def iq(id: str, type: str, recipient: str) -> Stanza:
         return Stanza("iq", b"<iq/>", LOCAL, recipient, id, type, LOCAL, REMOTE)
@@ -113,9 +131,10 @@ async def test_answers_to_our_barriers_are_taken_out_and_nothing_else(
         iq(f"{hop.BARRIER}2", "get", REMOTE),
         iq(f"{hop.BARRIER}3", "result", f"b@{REMOTE}"),
         iq("4", "result", REMOTE),
+        iq(f"{hop.BARRIER}unknown", "result", REMOTE),
     ]
     left = source._without_barriers(stanzas)
-    assert seen == ["1"]
+    assert seen == ["1", "unknown"]
     assert left == stanzas[1:]
     assert peer.ended == []
 
@@ -174,7 +193,9 @@ async def test_a_header_and_an_end_in_one_read_leave_no_trace(gateway: GatewaySc
     source = next(iter(gateway.listener.sources))
     peer.session.close()
     await until(lambda: source.session.ended)
-    source._on_opened()  # what a StreamOpened behind which the stream has closed leads to
+    source._on_opened(
+        StreamOpened(*PAIR, True)
+    )  # what a StreamOpened behind which the stream has closed leads to
     assert not gateway.listener.sources
 
 
