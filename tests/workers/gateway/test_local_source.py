@@ -193,9 +193,8 @@ async def test_a_header_and_an_end_in_one_read_leave_no_trace(gateway: GatewaySc
     source = next(iter(gateway.listener.sources))
     peer.session.close()
     await until(lambda: source.session.ended)
-    source._on_opened(
-        StreamOpened(*PAIR, True)
-    )  # what a StreamOpened behind which the stream has closed leads to
+    # What a StreamOpened behind which the stream has closed leads to.
+    source._on_opened(StreamOpened(*PAIR, True))
     assert not gateway.listener.sources
 
 
