@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from coordinator.accounts import ACK_SM, ACK_STREAM_CLOSE, ACK_WEBSOCKET_PING, ACK_XMPP_PING
 from coordinator.config import Limits
 from coordinator.routes import DomainPair
+from workers.gateway.failure import HopFailed
 from workers.gateway.flow import Batch, Failed, Outbox
 from workers.gateway.isolation import Isolation
 from workers.gateway.patience import Patience
@@ -47,21 +48,6 @@ BARRIER = "fedgate-barrier-"
 def barrier_tag(worker_id: str) -> str:
     """How the id of a ping tells which worker waits for its answer."""
     return hashlib.blake2b(worker_id.encode(), digest_size=6).hexdigest()
-
-
-class HopFailed(Exception):
-    """The next server cannot be reached; `resolved` tells the cases of RFC 6120 §10.4.3 apart."""
-
-    def __init__(self, reason: str, *, resolved: bool) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.resolved = resolved
-
-    @property
-    def condition(self) -> StanzaCondition:
-        if self.resolved:
-            return StanzaCondition.REMOTE_SERVER_TIMEOUT
-        return StanzaCondition.REMOTE_SERVER_NOT_FOUND
 
 
 class Pausable(Protocol):
@@ -218,6 +204,8 @@ class Hop:
                 if not self.outbox and (self._closing or not self.users):
                     return failure
             else:
+                if not self._opened.done():
+                    patience.reached()
                 await self._use(session)
                 is_fruitful = not self.outbox or self.outbox.acknowledged > before
                 culprit = self._isolation.session_lost(is_fruitful=is_fruitful)

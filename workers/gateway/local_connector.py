@@ -6,7 +6,7 @@ import logging
 from coordinator.address import parse_address
 from coordinator.client import ControlPlane, ControlPlaneUnavailable
 from coordinator.config import Config
-from workers.gateway.hop import HopFailed
+from workers.gateway.failure import HopFailed
 from workers.gateway.local_trust import LocalTrust
 from workers.gateway.negotiation import Negotiation
 from workers.gateway.session import SessionOwner, TcpSession

@@ -13,7 +13,8 @@ from coordinator.config import Config
 from coordinator.routes import DomainPair, Route, gateway_of
 from workers.gateway.addresses import AddressPolicy
 from workers.gateway.discovery import Discovery
-from workers.gateway.hop import HopFailed, barrier_tag
+from workers.gateway.failure import HopFailed
+from workers.gateway.hop import barrier_tag
 from workers.gateway.local_source import LocalSource
 from workers.gateway.local_trust import LocalTrust
 from workers.gateway.native import NativeFailed, Splice, connect_native, greet, splice

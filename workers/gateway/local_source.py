@@ -5,8 +5,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from coordinator.routes import DomainPair
+from workers.gateway.failure import HopFailed
 from workers.gateway.flow import Failed
-from workers.gateway.hop import BARRIER, Hop, HopFailed
+from workers.gateway.hop import BARRIER, Hop
 from workers.gateway.session import Session, TcpSession
 from workers.gateway.source import Source
 from workers.xmpp.errors import StreamCondition

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from workers.gateway.hop import HopFailed
+from workers.gateway.failure import HopFailed
 from workers.gateway.session import Session, SessionOwner
 from workers.xmpp.events import (
     AuthenticationFailed,

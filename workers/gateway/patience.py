@@ -22,6 +22,11 @@ class Patience:
         if self._since is None:
             self._since = now
 
+    def reached(self) -> None:
+        """The first session is up: however long that took, its loss is what counts next."""
+        self._since = None
+        self._delay = FIRST_RETRY
+
     def renew(self, now: float) -> None:
         """Something got through, or there was nothing to send: start afresh."""
         self._since = now

@@ -10,7 +10,7 @@ from coordinator.config import Config
 from coordinator.domains import InvalidDomain, normalise_domain
 from workers.gateway.channel import Channel
 from workers.gateway.discovery import Discovered, Discovery, NoUsableAddress
-from workers.gateway.hop import HopFailed
+from workers.gateway.failure import HopFailed
 from workers.gateway.hostmeta import InvalidHostMeta, Target, parse_url
 from workers.gateway.identity import CertificateRejected, TrustProblem, TrustSources, verify_peer
 from workers.gateway.negotiation import Negotiation, SeeOtherUri

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from coordinator.routes import DomainPair
+from workers.gateway.failure import HopFailed
 from workers.gateway.gate import Gate
-from workers.gateway.hop import HopFailed
 from workers.gateway.local_connector import LocalConnector
 from workers.gateway.negotiation import NoOwner
 from workers.gateway.remote_connector import RemoteConnector

@@ -32,8 +32,9 @@ from tests.workers.gateway.session_bench import (
 from workers.gateway import hop as hop_module
 from workers.gateway import patience
 from workers.gateway import session as session_module
+from workers.gateway.failure import HopFailed
 from workers.gateway.flow import Failed, Origin, settle_bounced
-from workers.gateway.hop import BARRIER, Hop, HopFailed
+from workers.gateway.hop import BARRIER, Hop
 from workers.xmpp.errors import StanzaCondition
 from workers.xmpp.stanza import Stanza
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.workers.gateway.gateway_bench import GatewayScene, Peer
 from tests.workers.gateway.session_bench import LOCAL, REMOTE, on_quiet_loop, until
-from workers.gateway.hop import HopFailed
+from workers.gateway.failure import HopFailed
 from workers.gateway.local_connector import LocalConnector
 from workers.gateway.tls import LeafContexts, server_context
 

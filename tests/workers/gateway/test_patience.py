@@ -36,3 +36,11 @@ def test_a_session_without_progress_starts_the_time_once() -> None:
     patience.begin(15.0)
     assert not patience.is_over(20.0)
     assert patience.is_over(21.0)
+
+
+def test_the_first_session_ends_the_wait_for_it() -> None:
+    patience = Patience(20.0, since=0.0)
+    patience.reached()
+    patience.begin(1000.0)
+    assert not patience.is_over(1020.0)
+    assert patience.is_over(1020.1)

@@ -4,7 +4,7 @@ import pytest
 
 from tests.workers.gateway.gateway_bench import GatewayScene, Peer
 from tests.workers.gateway.session_bench import LOCAL, REMOTE, on_quiet_loop, until
-from workers.gateway.hop import HopFailed
+from workers.gateway.failure import HopFailed
 from workers.gateway.hostmeta import parse_url
 from workers.gateway.remote_connector import origin_of
 

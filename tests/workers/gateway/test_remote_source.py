@@ -13,7 +13,7 @@ from tests.workers.gateway.session_bench import (
     until,
 )
 from workers.gateway import remote_source
-from workers.gateway.hop import HopFailed
+from workers.gateway.failure import HopFailed
 
 
 @on_quiet_loop

@@ -6,7 +6,7 @@ import pytest
 
 from tests.workers.gateway.gateway_bench import Peer
 from tests.workers.gateway.session_bench import FarServer, message, on_quiet_loop, until
-from workers.gateway.hop import HopFailed
+from workers.gateway.failure import HopFailed
 from workers.gateway.negotiation import Negotiation
 from workers.gateway.session import Session, WebSocketSession
 from workers.gateway.websocket_handshake import connect
