@@ -10,9 +10,10 @@ import hashlib
 import logging
 import random
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from coordinator.accounts import ACK_SM, ACK_STREAM_CLOSE, ACK_WEBSOCKET_PING, ACK_XMPP_PING
 from coordinator.config import Limits
@@ -20,6 +21,7 @@ from coordinator.routes import DomainPair
 from workers.gateway.failure import HopFailed
 from workers.gateway.flow import Batch, Failed, Outbox
 from workers.gateway.isolation import Isolation
+from workers.gateway.pace import Pace, Pausable
 from workers.gateway.patience import Patience
 from workers.gateway.session import Session, SessionOwner, WebSocketSession
 from workers.xmpp import elements
@@ -48,14 +50,6 @@ BARRIER = "fedgate-barrier-"
 def barrier_tag(worker_id: str) -> str:
     """How the id of a ping tells which worker waits for its answer."""
     return hashlib.blake2b(worker_id.encode(), digest_size=6).hexdigest()
-
-
-class Pausable(Protocol):
-    """A source of stanzas that a blocked hop holds back."""
-
-    def pause(self) -> None: ...
-
-    def resume(self) -> None: ...
 
 
 Connect = Callable[[SessionOwner], Awaitable[Session]]
@@ -96,6 +90,7 @@ class Hop:
         self._patient = patient
         self._barrier_tag = barrier_tag
         self._loop = asyncio.get_running_loop()
+        self._made_at = time.time()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._opened.add_done_callback(_retrieve)
         self._closed = asyncio.Event()
@@ -107,7 +102,7 @@ class Hop:
         self._isolation = Isolation(self.outbox)
         self._closing = False
         self._used_at = self._loop.time()
-        self._paused: list[Pausable] = []
+        self._pace = Pace()
         self._timer: asyncio.TimerHandle | None = None
         self._task = asyncio.create_task(self._run())
 
@@ -125,9 +120,8 @@ class Hop:
             self._wake.set()
         elif not self._blocked:
             self._flush(session)
-        if source is not None and source not in self._paused and self._is_full():
-            source.pause()
-            self._paused.append(source)
+        if source is not None and self._is_full():
+            self._pace.hold(source)
 
     def leave(self) -> None:
         """A source that counted itself in `users` is gone."""
@@ -174,8 +168,11 @@ class Hop:
             "authenticated_by": getattr(
                 self.session and self.session.stream, "authenticated_by", ""
             ),
-            **(self.session.describe() if self.session else {"state": "connecting"}),
+            **(self.session.describe() if self.session else self._describe_absence()),
         }
+
+    def _describe_absence(self) -> dict[str, Any]:
+        return {"peer": "", "tls": "", "since": self._made_at, "state": "connecting"}
 
     # Life.
 
@@ -267,7 +264,7 @@ class Hop:
         self._on_ended(self)
         if failure is not None and (failed := self.outbox.fail_all()):
             self._on_failed(failed, failure.condition, failure.reason)
-        self._resume_sources()
+        self._pace.release()
 
     def _abort(self, reason: str) -> None:
         """Cut the session, if there is one; its end is not heard of any more."""
@@ -398,13 +395,8 @@ class Hop:
         return self._loop.time() - self._used_at > self._limits.idle_timeout
 
     def _relieve_sources(self) -> None:
-        if self._paused and not self._is_full():
-            self._resume_sources()
-
-    def _resume_sources(self) -> None:
-        paused, self._paused = self._paused, []
-        for source in paused:
-            source.resume()
+        if self._pace and not self._is_full():
+            self._pace.release()
 
     def _is_full(self) -> bool:
         outbox = self.outbox

@@ -102,6 +102,7 @@ class LocalListener:
                 "domain_pairs": [list(pair)],
                 "direction": "native",
                 "authenticated_by": "",
+                "since": each.opened_at,
                 "bytes_out": each.bytes_out,
                 "bytes_in": each.bytes_in,
                 "state": "spliced",

@@ -5,6 +5,7 @@ import ipaddress
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -234,6 +235,7 @@ class Splice:
     def __init__(self) -> None:
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._deadline: asyncio.TimerHandle | None = None
+        self.opened_at = time.time()
         self.local = _Side(self)
         self.remote = _Side(self)
         self.local.other, self.remote.other = self.remote, self.local

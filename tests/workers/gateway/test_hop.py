@@ -543,3 +543,13 @@ async def test_only_the_stanza_that_makes_the_peer_hang_up_is_bounced(scene: Sce
     await until(lambda: scene.handled == 9)
     assert not scene.ended
     hop.leave()
+
+
+@on_quiet_loop
+async def test_a_hop_that_still_connects_shows_all_that_a_session_does(scene: Scene) -> None:
+    await scene.far.serve_tcp()
+    hop = scene.start_hop()
+    before = hop.describe()
+    await hop.wait_open()
+    assert before["state"] == "connecting"
+    assert set(before) == set(hop.describe())

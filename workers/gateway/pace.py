@@ -1,0 +1,33 @@
+"""Holding back the sources of a hop that is full: TCP then holds back whoever sends to them."""
+
+from typing import Protocol
+
+
+class Pausable(Protocol):
+    """A source of stanzas that can be held back."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+class Pace:
+    """The sources that one hop holds back; true while there are any."""
+
+    def __init__(self) -> None:
+        self._held: list[Pausable] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._held)
+
+    def hold(self, source: Pausable) -> None:
+        """Pause a source, once."""
+        if source not in self._held:
+            source.pause()
+            self._held.append(source)
+
+    def release(self) -> None:
+        """Let all go on. One that fills the hop again at once may be held again meanwhile."""
+        held, self._held = self._held, []
+        for source in held:
+            source.resume()
