@@ -35,7 +35,8 @@ from workers.gateway.router import Router
 from workers.gateway.siblings import Siblings
 from workers.gateway.source import Source
 from workers.gateway.steering import Steering
-from workers.gateway.tls import LeafContexts, OwnCertificates
+from workers.gateway.tls import LeafContexts, OwnCertificates, self_test
+from workers.gateway.tls_engine import TLSFailed
 
 log = logging.getLogger("workers.worker")
 
@@ -91,6 +92,7 @@ class Worker:
         certificates = OwnCertificates(config)
         for problem in certificates.problems:
             log.warning("%s", problem)
+        _test_tls(config, certificates)
         authorities = TrustSources(config)
         authorities.for_own_domains()
         for domain in (*config.remote, "unknown.example"):
@@ -223,6 +225,21 @@ class Worker:
         self.router.recount()
         self.control.report(self.snapshot())
         await self.control.close()
+
+
+def _test_tls(config: Config, certificates: OwnCertificates) -> None:
+    """Say at the start, not at the first refusal, that this OpenSSL hides client certificates."""
+    pair = certificates.pair_for(config.gateway.domains[0])
+    if pair is None:
+        return
+    try:
+        self_test(pair)
+    except TLSFailed as exc:
+        log.error(
+            "TLS self-test: %s; certificates of remote servers cannot be judged, so SASL EXTERNAL "
+            "is off and only dialback is left; install another OpenSSL or cryptography package",
+            exc,
+        )
 
 
 def _left(deadline: float) -> float:

@@ -8,11 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from OpenSSL import SSL
 
 from coordinator import accounts, control
+from coordinator.configfile import load
 from coordinator.control import socket_path
 from loadtest.stage.authority import TestAuthority
 from workers import worker
+from workers.gateway import tls
+from workers.gateway.certificates import KeyPair
+from workers.gateway.tls import OwnCertificates
 
 
 def configuration(tmp_path: Path) -> Path:
@@ -137,3 +142,23 @@ def test_two_workers_may_bind_the_same_address() -> None:
     assert one.getsockname() == other.getsockname()
     one.close()
     other.close()
+
+
+def test_what_the_tls_self_test_finds_is_said_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load(str(configuration(tmp_path)))
+    certificates = OwnCertificates(config)
+    worker._test_tls(config, certificates)
+    assert caplog.text == ""
+
+    make = tls.server_context
+
+    def server_that_does_not_ask(pair: KeyPair) -> SSL.Context:
+        context = make(pair)
+        context.set_verify(SSL.VERIFY_NONE)
+        return context
+
+    monkeypatch.setattr(tls, "server_context", server_that_does_not_ask)
+    worker._test_tls(config, certificates)
+    assert "SASL EXTERNAL is off and only dialback is left" in caplog.text
