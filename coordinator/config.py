@@ -212,3 +212,7 @@ class Config:
     def remote_for(self, domain: str) -> Remote:
         """The policy for a remote domain: its own table, else '*', else the defaults."""
         return self.remote.get(domain) or self.remote.get("*") or Remote()
+
+    def trust_for(self, domain: str) -> str:
+        """The bundle that a remote domain's certificates are verified with: a path, or "system"."""
+        return self.remote_for(domain).trust or self.certificates.trust

@@ -23,6 +23,13 @@ def test_a_remote_domain_has_its_own_policy_else_the_default_one() -> None:
     assert Config().remote_for("b.example") == Remote()
 
 
+def test_a_remote_domain_may_have_authorities_of_its_own() -> None:
+    config = Config(remote={"a.example": Remote(trust="/a.pem")})
+
+    assert config.trust_for("a.example") == "/a.pem"
+    assert config.trust_for("b.example") == "system"
+
+
 def test_the_local_server_may_differ_by_domain() -> None:
     local = Local(server={"a.example": "127.0.0.1:1", "*": "127.0.0.1:2"})
 

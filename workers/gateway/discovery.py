@@ -105,7 +105,7 @@ class Discovery:
         self._now = now
         self._policy = AddressPolicy(config.discovery.allow_networks)
         self._fetcher = fetcher or Fetcher(
-            resolver, self._policy, self.trust_for, timeout=config.discovery.timeout
+            resolver, self._policy, config.trust_for, timeout=config.discovery.timeout
         )
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._native_until: OrderedDict[str, float] = OrderedDict()
@@ -119,10 +119,6 @@ class Discovery:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._fetcher.close()
-
-    def trust_for(self, domain: str) -> str:
-        """The bundle that certificates of this domain are verified with: a path, or "system"."""
-        return self._config.remote_for(domain).trust or self._config.certificates.trust
 
     async def find(self, domain: str, *, for_stranger: bool = False) -> Discovered:
         """How to reach the domain. Never raises; takes up to about `discovery.timeout` seconds.

@@ -147,7 +147,7 @@ class TrustSources:
         Raises `TrustProblem`; ask once at start for every domain under `[remote]` and for one that
         is not there, so that operators learn of it early.
         """
-        return self._load(self._config.remote_for(domain).trust or self._config.certificates.trust)
+        return self._load(self._config.trust_for(domain))
 
     def for_own_domains(self) -> Trust:
         """The authorities that the local server's own certificate may come from.

@@ -86,7 +86,7 @@ class LocalConnector:
         negotiation = Negotiation(owner)
         session = LocalServerSession(stream, negotiation, self._trust)
         session.tls_context = self._contexts.client(remote, leaf.certificate_pem, leaf.key_pem)
-        address = parse_address(self.server_of(local))
+        address = parse_address(self._config.local.server_for(local)).reachable()
         try:
             async with asyncio.timeout(limits.connect_timeout):
                 await session.connect(address.host, address.port)
@@ -102,10 +102,3 @@ class LocalConnector:
         session.pump()
         await negotiation.finish(session, limits.connect_timeout)
         return session
-
-    def server_of(self, local: str) -> str:
-        """`host:port` of the local server's s2s port for this domain."""
-        server = self._config.local.server
-        if isinstance(server, str):
-            return server
-        return server.get(local) or server.get("*") or next(iter(server.values()))

@@ -67,5 +67,6 @@ async def test_each_domain_may_have_a_server_of_its_own(gateway: GatewayScene) -
     servers = {LOCAL: "127.0.0.1:1", "*": "127.0.0.1:2"}
     config = replace(gateway.config, local=replace(gateway.config.local, server=servers))
     connector = LocalConnector(config, gateway.control, LeafContexts(), gateway.trust)
-    assert connector.server_of(LOCAL) == "127.0.0.1:1"
-    assert connector.server_of("other.example") == "127.0.0.1:2"
+    for local, address in ((LOCAL, "127.0.0.1:1"), ("other.example", "127.0.0.1:2")):
+        with pytest.raises(HopFailed, match=f"local server at {address} does not answer"):
+            await connector.connect(local, REMOTE, Peer())
