@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from coordinator.routes import DomainPair, gateway_of, slot_of
+from coordinator.routes import RUNNING, DomainPair, Workers, gateway_of, slot_of
 
 
 def owner_for(pair: DomainPair, workers: Sequence[str]) -> str:
@@ -15,6 +15,15 @@ def owner_for(pair: DomainPair, workers: Sequence[str]) -> str:
     if not workers:
         raise ValueError("no live worker to own a domain pair")
     return max(workers, key=lambda worker: (_score(pair, worker), worker))
+
+
+def heir_for(pair: DomainPair, me: str, workers: Workers) -> str:
+    """Who should own the pair as `me` sees it: of its own machine, if one there takes routes.
+
+    When every worker drains, they count as if none did.
+    """
+    running = [worker for worker, info in workers.items() if info.state == RUNNING]
+    return owner_for(pair, prefer_gateway(running or list(workers), gateway_of(me)))
 
 
 def prefer_gateway(workers: Sequence[str], gateway: str) -> list[str]:

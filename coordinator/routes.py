@@ -1,12 +1,23 @@
-"""Routes: which worker owns a domain pair. Rules only: `store.py` keeps them."""
+"""Routes: which worker owns a domain pair. Rules only: `store.py` keeps them.
 
-from collections.abc import Collection
-from typing import NamedTuple
+`decide` says what a worker does with a stream of the pair that it has before it; `reconcile` what
+an owner does when it meets Redis again. Both see only what they are given: the simulation and the
+workers run the same rules.
+"""
 
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from coordinator.address import parse_address
 from coordinator.config import Config
 
 STATIC_EPOCH = 0
 """The epoch of a route taken while Redis was away: any epoch from Redis is newer."""
+MAX_PASSES = 3
+"""How often a stream may change hands on one machine before it waits where it is."""
+
+RUNNING = "running"
+DRAINING = "draining"
 
 
 class DomainPair(NamedTuple):
@@ -27,14 +38,137 @@ class Route(NamedTuple):
     epoch: int
 
 
-def may_take(route: Route | None, worker: str, live_workers: Collection[str]) -> bool:
-    """Tell if `worker` may be the owner: nobody is, it already is, or the owner is gone."""
-    return route is None or route.owner == worker or route.owner not in live_workers
+class WorkerInfo(NamedTuple):
+    """What a live worker says of itself with its heartbeat."""
+
+    state: str = RUNNING
+    local: str = ""
+    """`host:port` where other machines reach its gateway's local port; "" if they cannot."""
+
+
+Workers = Mapping[str, WorkerInfo]
+"""The live workers, the one that decides among them."""
+
+
+# What to do with a stream.
+
+
+class Serve(NamedTuple):
+    """The pair is ours: read the stream here."""
+
+    route: Route
+
+
+class Take(NamedTuple):
+    """Own the pair by compare-and-set of what was seen; None: it had no route."""
+
+    replacing: Route | None
+
+
+class Wait(NamedTuple):
+    """The owner has to let go first: look again shortly, and in the end take the pair."""
+
+    route: Route
+
+
+class HandTo(NamedTuple):
+    """Pass the socket to this worker of our machine."""
+
+    worker: str
+
+
+class SpliceTo(NamedTuple):
+    """Connect to this worker's machine and pass the bytes through."""
+
+    worker: str
+    address: str
+
+
+class Lost(NamedTuple):
+    """Another owner is newer: drain what we have of the pair."""
+
+    route: Route
+
+
+Decision = Serve | Take | Wait | HandTo | SpliceTo
+
+
+def decide(
+    route: Route | None,
+    me: str,
+    workers: Workers,
+    *,
+    heir: str,
+    passed: int = 0,
+    from_gateway: bool = False,
+) -> Decision:
+    """What `me` does with a stream of a pair whose route is `route`.
+
+    `heir` is who should own the pair as placement has it. `passed` counts how often the stream
+    changed hands on this machine; one that came from another machine (`from_gateway`) never leaves
+    this one again.
+    """
+    owner = route.owner if route is not None and route.owner in workers else None
+    if route is None or owner is None:
+        # Who was passed the stream is believed to be the heir: views that differ must not play on.
+        if passed and workers[me].state == RUNNING:
+            return Take(route)
+        return _pass(heir, me, workers, passed, from_gateway) or Take(route)
+    if owner == me:
+        if workers[me].state == RUNNING:
+            return Serve(route)
+        return _pass(heir, me, workers, passed, from_gateway) or Serve(route)
+    if workers[owner].state == RUNNING:
+        return _pass(owner, me, workers, passed, from_gateway) or Wait(route)
+    if passed and workers[me].state == RUNNING:
+        return Wait(route)
+    return _pass(heir, me, workers, passed, from_gateway) or Wait(route)
+
+
+def _pass(
+    to: str, me: str, workers: Workers, passed: int, from_gateway: bool
+) -> HandTo | SpliceTo | None:
+    """The way to another worker; None if there is none or it is us."""
+    if to == me or to not in workers:
+        return None
+    if gateway_of(to) == gateway_of(me):
+        return HandTo(to) if passed < MAX_PASSES else None
+    address = workers[to].local
+    return SpliceTo(to, address) if address and not from_gateway else None
+
+
+def reconcile(
+    ours: Route, found: Route | None, me: str, live: Collection[str]
+) -> Serve | Take | Lost:
+    """What the owner of a pair does when Redis says `found`: on contact the older epoch drains."""
+    if found is None:
+        return Take(None)
+    if found.owner == me:
+        return Serve(found)
+    if found.owner not in live or is_newer(ours, found):
+        return Take(found)
+    return Lost(found)
 
 
 def is_newer(route: Route, other: Route) -> bool:
     """Tell if `route` supersedes `other`; the older epoch drains when two owners meet."""
     return route.epoch > other.epoch
+
+
+def worker_info(shown: Mapping[str, Any]) -> WorkerInfo:
+    """What a heartbeat from Redis says, as far as it is well formed."""
+    state, local = shown.get("state"), shown.get("local")
+    if not isinstance(local, str) or not _is_reachable(local):
+        local = ""
+    return WorkerInfo(DRAINING if state == DRAINING else RUNNING, local)
+
+
+def _is_reachable(text: str) -> bool:
+    try:
+        address = parse_address(text)
+    except ValueError:
+        return False
+    return not address.is_wildcard and 0 < address.port < 65536
 
 
 def gateway_of(worker: str) -> str:

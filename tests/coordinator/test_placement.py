@@ -1,7 +1,7 @@
 import pytest
 
-from coordinator.placement import owner_for, prefer_gateway
-from coordinator.routes import DomainPair
+from coordinator.placement import heir_for, owner_for, prefer_gateway
+from coordinator.routes import DRAINING, DomainPair, WorkerInfo
 
 WORKERS = [f"gw{gateway}/w{slot}.a" for gateway in (1, 2) for slot in (1, 2)]
 PAIRS = [DomainPair("a.example", f"d{number}.example") for number in range(400)]
@@ -40,3 +40,15 @@ def test_without_workers_there_is_no_owner():
 def test_the_own_machine_is_preferred_when_it_has_workers():
     assert prefer_gateway(WORKERS, "gw2") == WORKERS[2:]
     assert prefer_gateway(WORKERS, "gw9") == WORKERS
+
+
+def test_the_heir_is_of_the_own_machine_and_does_not_drain():
+    workers = {worker: WorkerInfo() for worker in WORKERS}
+    for pair in PAIRS:
+        assert heir_for(pair, "gw1/w1.a", workers) == owner_for(pair, WORKERS[:2])
+        some = workers | {"gw1/w1.a": WorkerInfo(DRAINING)}
+        assert heir_for(pair, "gw1/w1.a", some) == "gw1/w2.a"
+        some |= {"gw1/w2.a": WorkerInfo(DRAINING)}
+        assert heir_for(pair, "gw1/w1.a", some) == owner_for(pair, WORKERS[2:])
+        drained = {worker: WorkerInfo(DRAINING) for worker in WORKERS}
+        assert heir_for(pair, "gw1/w1.a", drained) == owner_for(pair, WORKERS[:2])
