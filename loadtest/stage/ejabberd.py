@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from loadtest.stage.addresses import C2S_PORT, S2S_PORT
+from loadtest.stage.addresses import C2S_PORT, COMPONENT_PORT, S2S_PORT
 from loadtest.stage.authority import KeyPair
 from loadtest.stage.files import give_to
 from loadtest.stage.processes import StageProcess
@@ -14,13 +14,13 @@ _DISTRIBUTION_PORT = 25200
 
 _CONFIGURATION = """\
 # Debian's ejabberd.yml in what concerns federation; addresses and paths are the stage's.
-loglevel: debug
+loglevel: {log_level}
 hosts: ["{domain}"]
 certfiles: ["{directory}/certificate.pem"]
 listen:
   - {{port: {c2s}, ip: "{address}", module: ejabberd_c2s, max_stanza_size: 262144}}
   - {{port: {s2s}, ip: "{address}", module: ejabberd_s2s_in, max_stanza_size: 524288}}
-s2s_use_starttls: required
+{components}s2s_use_starttls: required
 auth_password_format: scram
 disable_sasl_mechanisms: ["digest-md5", "X-OAUTH2"]
 access_rules:
@@ -57,6 +57,7 @@ _INETRC = """\
 class Ejabberd:
     """One ejabberd for one domain and its conference domain.
 
+    `components` are domains that external components (XEP-0114) may connect as, with their secrets.
     Without `attach()` its resolver is the stage's DNS and it federates natively. Its resolver for
     addresses is the C library's, so native targets it has to reach are named by address.
     """
@@ -73,8 +74,12 @@ class Ejabberd:
         log: Path,
         rooms: str,
         accounts: Mapping[str, str] | None = None,
+        components: Mapping[str, str] | None = None,
+        log_level: str = "debug",
     ) -> None:
         self.domain = domain
+        self.components = dict(components or {})
+        self._log_level = log_level
         self.rooms = rooms
         self.domains = (domain,)
         self.address = address
@@ -140,7 +145,19 @@ class Ejabberd:
             address=self.address,
             c2s=C2S_PORT,
             s2s=S2S_PORT,
+            log_level=self._log_level,
+            components=self._component_listener(),
             trust=self._lines or f"s2s_cafile: {self.directory}/trust.pem",
+        )
+
+    def _component_listener(self) -> str:
+        if not self.components:
+            return ""
+        hosts = ", ".join(f'"{d}": {{password: "{s}"}}' for d, s in self.components.items())
+        # Without global_routes: a connection gets what is for its own domain, not for any of these.
+        return (
+            f'  - {{port: {COMPONENT_PORT}, ip: "{self.address}", module: ejabberd_service, '
+            f"global_routes: false, max_stanza_size: 524288, hosts: {{{hosts}}}}}\n"
         )
 
     def _native_inetrc(self) -> str:

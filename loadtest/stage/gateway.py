@@ -40,6 +40,7 @@ class Gateway:
         upstream_dns: str,
         log: Path,
         workers: int = 2,
+        log_level: str = "debug",
     ) -> None:
         directory.mkdir(parents=True)
         self.name = name
@@ -56,7 +57,7 @@ class Gateway:
                 "workers": workers,
                 "state_dir": str(directory / "state"),
                 "drain_timeout": 10.0,
-                "log_level": "debug",
+                "log_level": log_level,
             },
             "certificates": {
                 "pairs": [

@@ -1,10 +1,10 @@
 """A stock Debian Prosody on the stage: its configuration file, its accounts, its process."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from loadtest.stage.addresses import C2S_PORT, S2S_PORT
+from loadtest.stage.addresses import C2S_PORT, COMPONENT_PORT, S2S_PORT
 from loadtest.stage.authority import KeyPair
 from loadtest.stage.files import give_to, make_trust_directory
 from loadtest.stage.processes import StageProcess
@@ -22,9 +22,11 @@ daemonize = false
 pidfile = "{directory}/prosody.pid"
 data_path = "{directory}/data"
 admin_socket = "{directory}/admin.sock"
-log = {{ debug = "{log}" }}
+log = {{ {log_level} = "{log}" }}
 interfaces = {{ "{address}" }}
 local_interfaces = {{ "{address}" }}
+component_ports = {{ {component_port} }}
+component_interfaces = {{ "{address}" }}
 use_ipv6 = false
 modules_enabled = {{ {modules} }}
 http_ports = {{ }}
@@ -45,12 +47,14 @@ allow_unencrypted_plain_auth = true
 
 {hosts}
 {rooms}
+{components}
 """
 
 
 class Prosody:
     """One Prosody: its domain, more domains with the same users, an optional MUC domain.
 
+    `components` are domains that external components (XEP-0114) may connect as, with their secrets.
     Without `attach()` its resolver is the stage's DNS and it federates natively.
     """
 
@@ -67,10 +71,14 @@ class Prosody:
         rooms: str = "",
         more_domains: Sequence[str] = (),
         accounts: Mapping[str, str] | None = None,
+        components: Mapping[str, str] | None = None,
+        log_level: str = "debug",
     ) -> None:
         self.domain = domain
         self.rooms = rooms
         self.domains = (domain, *more_domains)
+        self.components = dict(components or {})
+        self._log_level = log_level
         self._accounts = accounts or {}
         self.address = address
         self.directory = directory
@@ -118,14 +126,21 @@ class Prosody:
         return _CONFIGURATION.format(
             directory=self.directory,
             log=self.log,
+            log_level=self._log_level,
             address=self.address,
+            component_port=COMPONENT_PORT if self.components else "",
             modules="; ".join(f'"{module}"' for module in _MODULES),
             resolver="" if self._block else f"{resolver}\n{trust}",
             block=self._block,
             hosts="\n".join(f'VirtualHost "{domain}"' for domain in self.domains),
             jids="; ".join(f'"{jid}"' for jid in self._jids()),
             rooms=f'Component "{self.rooms}" "muc"' if self.rooms else "",
+            components="\n".join(self._component_lines()),
         )
+
+    def _component_lines(self) -> Iterator[str]:
+        for domain, secret in self.components.items():
+            yield f'Component "{domain}"\n\tcomponent_secret = "{secret}"'
 
     def _jids(self) -> list[str]:
         return [f"{name}@{domain}" for domain in self.domains for name in self._accounts]
@@ -133,7 +148,7 @@ class Prosody:
     def _prepare(self, certificate: KeyPair, trust: Path) -> None:
         certs = self.directory / "certs"
         certs.mkdir(parents=True)
-        for domain in filter(None, (*self.domains, self.rooms)):
+        for domain in filter(None, (*self.domains, self.rooms, *self.components)):
             shutil.copyfile(certificate.certificate, certs / f"{domain}.crt")
             shutil.copyfile(certificate.key, certs / f"{domain}.key")
         make_trust_directory(self.directory / "trust", trust)

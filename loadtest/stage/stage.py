@@ -38,9 +38,21 @@ class Stage:
 
     `stop()` ends every process it started, removes its directory (unless `keep` was set) and frees
     the addresses. Use it as `async with Stage() as stage:` to be sure of that.
+
+    Each of the two servers with a gateway takes `components` external components (XEP-0114), see
+    `component_domains()`; without `escalus` the third server stays down. `log_level` is that of
+    servers and gateways: "debug" costs more than the traffic it tells about.
     """
 
-    def __init__(self, *, workers: int = 2, directory: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        workers: int = 2,
+        components: int = 0,
+        escalus: bool = True,
+        log_level: str = "debug",
+        directory: Path | None = None,
+    ) -> None:
         self.keep = directory is not None
         # Not below TMPDIR: Prosody 0.12 fails when it has to warn about a configuration file whose
         # path has more than 60 characters, and a path of a unix socket has at most 107.
@@ -54,17 +66,22 @@ class Stage:
         self.dns = StageDns(self.addresses.of(_DNS))
         self.users: list[User] = []
         self._workers = workers
+        self._components = components
+        self._log_level = log_level
         self._make_servers()
+        self.servers: tuple[Prosody | Ejabberd, ...] = (self.capulet, self.montague)
+        if escalus:
+            self.servers += (self.escalus,)
         self.capulet_gateway = self._make_gateway(
-            CAPULET, CAPULET_ROOMS, _CAPULET_GATEWAY, self.capulet
+            (CAPULET, CAPULET_ROOMS), _CAPULET_GATEWAY, self.capulet
         )
         self.montague_gateway = self._make_gateway(
-            MONTAGUE, MONTAGUE_ROOMS, _MONTAGUE_GATEWAY, self.montague
+            (MONTAGUE, MONTAGUE_ROOMS), _MONTAGUE_GATEWAY, self.montague
         )
 
-    @property
-    def servers(self) -> tuple[Prosody, Ejabberd, Prosody]:
-        return self.capulet, self.montague, self.escalus
+    def component_domains(self, domain: str) -> tuple[str, ...]:
+        """The domains that external components may connect as to the server of `domain`."""
+        return tuple(f"load{number}.{domain}" for number in range(1, self._components + 1))
 
     @property
     def gateways(self) -> tuple[Gateway, Gateway]:
@@ -85,7 +102,8 @@ class Stage:
         """DNS and the three servers, federating natively."""
         self.dns.start()
         for server in self.servers:
-            for domain in filter(None, (*server.domains, server.rooms)):
+            names = (*server.domains, server.rooms, *server.components)
+            for domain in filter(None, names):
                 self.dns.set_xmpp_server(domain, server.address, S2S_PORT)
                 self.dns.set(domain, "A", server.address)
         await asyncio.gather(*(server.start() for server in self.servers))
@@ -161,44 +179,56 @@ class Stage:
             MONTAGUE,
             self.addresses.of(_MONTAGUE),
             self.directory / "montague",
-            certificate=self.authority.issue(MONTAGUE, MONTAGUE_ROOMS),
+            certificate=self.authority.issue(
+                MONTAGUE, MONTAGUE_ROOMS, *self.component_domains(MONTAGUE)
+            ),
             trust=self.authority.bundle,
             resolver=(self.dns.address, DNS_PORT),
             log=self.logs / "montague.log",
             rooms=MONTAGUE_ROOMS,
             accounts=dict.fromkeys(ACCOUNTS[MONTAGUE], PASSWORD),
+            components=dict.fromkeys(self.component_domains(MONTAGUE), PASSWORD),
+            log_level=self._log_level,
         )
 
     def _make_prosody(
         self, domain: str, actor: int, *, rooms: str = "", more_domains: tuple[str, ...] = ()
     ) -> Prosody:
         name = domain.partition(".")[0]
+        components = self.component_domains(domain) if domain == CAPULET else ()
         return Prosody(
             domain,
             self.addresses.of(actor),
             self.directory / name,
-            certificate=self.authority.issue(*filter(None, (domain, rooms, *more_domains))),
+            certificate=self.authority.issue(
+                *filter(None, (domain, rooms, *more_domains, *components))
+            ),
             trust=self.authority.bundle,
             resolver=f"{self.dns.address}@{DNS_PORT}",
             log=self.logs / f"{name}.log",
             rooms=rooms,
             more_domains=more_domains,
             accounts=dict.fromkeys(ACCOUNTS[domain], PASSWORD),
+            components=dict.fromkeys(components, PASSWORD),
+            log_level=self._log_level,
         )
 
     def _make_gateway(
-        self, domain: str, rooms: str, actor: int, server: Prosody | Ejabberd
+        self, domains: tuple[str, str], actor: int, server: Prosody | Ejabberd
     ) -> Gateway:
+        domain = domains[0]
         name = domain.partition(".")[0]
+        served = (*domains, *self.component_domains(domain))
         return Gateway(
             f"{name}-gateway",
-            (domain, rooms),
+            served,
             self.addresses.of(actor),
             self.directory / f"{name}-gateway",
-            certificate=self.authority.issue(domain, rooms, f"gw.{domain}"),
+            certificate=self.authority.issue(*served, f"gw.{domain}"),
             trust=self.authority.bundle,
             server=server.s2s_address,
             upstream_dns=f"{self.dns.address}:{DNS_PORT}",
             log=self.logs / f"{name}-gateway.log",
             workers=self._workers,
+            log_level=self._log_level,
         )
