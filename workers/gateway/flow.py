@@ -1,17 +1,21 @@
 """Responsibility for stanzas between two hops: pure bookkeeping, no I/O, no clock.
 
-An `Origin` is the stream stanzas came from, an `Outbox` the way to their next hop. They meet in a
-`Batch`: a run of stanzas from one read to the same next hop. Work is done per batch, not per
-stanza. The next hop acknowledges in order, so an outbox settles its batches from the front; an
+An `Origin` is the stream stanzas came from, an `Outbox` (outbox.py) the way to their next hop. They
+meet in a `Batch`: a run of stanzas from one read to the same next hop. Work is done per batch, not
+per stanza. The next hop acknowledges in order, so an outbox settles its batches from the front; an
 origin is told in its own order, however many outboxes its batches went to.
 
 Every stanza of a batch ends exactly once: acknowledged, bounced, dropped or returned. The account
-(`coordinator/accounts.py`) is moved in the same call.
+(`coordinator/accounts.py`) is moved in the same call. Until then it is *ours*, lost if we die, or
+*resendable*: the previous hop sends it again, or the journal, once Redis has confirmed its record.
 """
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
 
 from coordinator.accounts import (
     ACCEPTED,
@@ -20,22 +24,62 @@ from coordinator.accounts import (
     IN_FLIGHT_OURS,
     IN_FLIGHT_RESENDABLE,
     REPLAYED,
-    RETURNED,
     drop_index,
 )
+from coordinator.journal import Kind, Record
+from coordinator.routes import DomainPair
 from workers.xmpp.stanza import Stanza
 
 Counters = memoryview
 """One direction of an `Account`."""
+
+# Prosody keeps the last 500 stanzas it has no acknowledgement for, in a ring that overwrites
+# silently: what is older than these many stanzas or seconds is journaled and acknowledged.
+MAX_UNACKNOWLEDGED_RING = 200
+MAX_UNACKNOWLEDGED_AGE = 10.0
+
+
+class JournalPort(Protocol):
+    """What is needed of the journal (`coordinator/journal_writer.py`)."""
+
+    @property
+    def available(self) -> bool:
+        """Redis answers: records will be kept soon."""
+
+    @property
+    def is_full(self) -> bool:
+        """It takes no more."""
+
+    def add(self, record: Record) -> None: ...
+
+    def complete(self, record: Record) -> None: ...
+
+
+class Claim:
+    """A batch's record in the journal, also when the batch was split since."""
+
+    __slots__ = ("batches", "left", "record")
+
+    def __init__(self, batch: "Batch") -> None:
+        self.batches = [batch]
+        self.left = batch.size - batch.settled
+        """Stanzas not settled: the record is complete at 0."""
+        self.record: Record
 
 
 class Batch:
     """A run of stanzas from one origin to one next hop, settled from the front."""
 
     __slots__ = (
+        "accepted_at",
+        "claim",
         "first",
         "flight",
         "has_gaps",
+        "held",
+        "kept",
+        "note",
+        "on_released",
         "origin",
         "reported",
         "settled",
@@ -44,7 +88,7 @@ class Batch:
         "uncertain",
     )
 
-    def __init__(self, stanzas: list[Stanza], origin: "Origin | None" = None) -> None:
+    def __init__(self, stanzas: list[Stanza], origin: "Origin | Replies | None" = None) -> None:
         self.stanzas = stanzas
         """What is still to be sent or acknowledged, together with what `first` skips."""
         self.first = 0
@@ -58,6 +102,17 @@ class Batch:
         self.settled = 0
         self.reported = 0
         self.flight = IN_FLIGHT_OURS
+        self.accepted_at = 0.0
+        self.claim: Claim | None = None
+        """Its stanzas' record in the journal, if it has one."""
+        self.note: Claim | None = None
+        """The record of its requests alone, whose sender may send them again."""
+        self.kept = False
+        """The journal's record of its stanzas is confirmed."""
+        self.held = False
+        """It may not be sent yet: a successor must know its requests first."""
+        self.on_released: Callable[[], None] | None = None
+        """Told when it is not held any more."""
 
     @property
     def remaining(self) -> int:
@@ -67,32 +122,72 @@ class Batch:
         """Cut off the first of several stanzas that wait; returned as a batch of its own."""
         head = Batch([self.stanzas[0]], self.origin)
         head.uncertain, head.flight = self.uncertain, self.flight
+        head.kept, head.accepted_at = self.kept, self.accepted_at
+        head.claim, head.note = self.claim, self.note
+        for claim in (head.claim, head.note):
+            if claim is not None:
+                claim.batches.append(head)
+        if self.reported == self.size:
+            head.reported = 1
+            self.reported -= 1
         self.stanzas = self.stanzas[1:]
         self.size -= 1
         if self.origin is not None:
             self.origin.insert(head, before=self)
         return head
 
+    def release(self) -> None:
+        """It may be sent now."""
+        self.held = False
+        told, self.on_released = self.on_released, None
+        if told is not None:
+            told()
+
 
 class Origin:
     """The stream stanzas came from.
 
     `on_handled(count)` is called when responsibility for the next `count` stanzas, in the order of
-    their arrival, has passed on. Batches without an origin (our own bounces) are not counted.
+    their arrival, has passed on: they are settled, or kept by the journal.
     """
 
-    def __init__(self, counters: Counters, on_handled: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        counters: Counters,
+        on_handled: Callable[[int], None],
+        *,
+        kind: Kind = "out",
+        journal: JournalPort | None = None,
+    ) -> None:
         self.counters = counters
+        self.kind: Kind = kind
         self.resendable = False
         """The previous hop keeps what it sends from now on until we acknowledge it (XEP-0198)."""
+        self.repeats_requests = False
+        """And it sends requests again, too: our successor must know those we have sent."""
+        self.on_requests: Callable[[list[Stanza]], None] = lambda requests: None
+        """Told of those requests as they are accepted."""
+        self.has_ring = False
+        """It keeps only so many of them (Prosody)."""
         self.lost = False
         self._on_handled = on_handled
+        self._journal = journal
         self._pending: deque[Batch] = deque()
+        self._unreported: deque[Batch] = deque()
+        self._ring: deque[Batch] = deque()
+        """Batches that only the previous hop's ring can send again, and some that are done."""
+        self._exposed = 0
+        """How many stanzas of them it must still hold."""
 
     @property
     def in_flight(self) -> int:
         """Stanzas accepted and not yet settled: counted, not computed from the ledger."""
         return sum(batch.size - batch.settled for batch in self._pending)
+
+    @property
+    def unreported(self) -> int:
+        """Stanzas that the previous hop has not been told to be handled."""
+        return sum(batch.size - batch.reported for batch in self._unreported)
 
     def count(self) -> tuple[int, int]:
         """What is in flight as (ours, resendable)."""
@@ -101,248 +196,208 @@ class Origin:
             counts[batch.flight == IN_FLIGHT_RESENDABLE] += batch.size - batch.settled
         return counts[0], counts[1]
 
-    def accept(self, stanzas: list[Stanza]) -> Batch:
-        """Take responsibility for stanzas that were just read."""
+    def accept(self, stanzas: list[Stanza], now: float = 0.0) -> Batch:
+        """Take responsibility for stanzas, of one domain pair, that were just read.
+
+        `now` in seconds on any clock that `journal_old` is given, too.
+        """
         batch = Batch(stanzas, self)
         if self.resendable:
             batch.flight = IN_FLIGHT_RESENDABLE
         self._pending.append(batch)
+        self._unreported.append(batch)
         self.counters[ACCEPTED] += batch.size
         self.counters[batch.flight] += batch.size
+        if not self.resendable:
+            if self._journal is not None:
+                self._keep(batch)
+            return batch
+        if self.repeats_requests:
+            self._note_requests(batch)
+        if self.has_ring:
+            batch.accepted_at = now
+            self._ring.append(batch)
+            self._exposed += batch.size
+            self._relieve_ring(MAX_UNACKNOWLEDGED_RING)
         return batch
 
     def insert(self, head: Batch, *, before: Batch) -> None:
         """`head` was split from a batch: all that arrived earlier in that batch is settled."""
         self._pending.insert(self._pending.index(before), head)
+        if before.reported < before.size:
+            self._unreported.insert(self._unreported.index(before), head)
 
-    def settle(self, batch: Batch, count: int, outcome: int) -> None:
-        """`count` more stanzas of the batch have ended as `outcome`, an index of the account."""
+    def settle(self, batch: Batch, count: int, outcome: int, by: int | None = None) -> None:
+        """`count` more stanzas of the batch have ended as `outcome`, an index of the account.
+
+        `by`: how they were acknowledged, an ACK_* index.
+        """
         counters = self.counters
         counters[outcome] += count
+        if by is not None:
+            counters[by] += count
         counters[batch.flight] -= count
         batch.settled += count
-        handled = 0
+        for claim in (batch.claim, batch.note):
+            if claim is not None:
+                self._settle_claim(claim, count)
         pending = self._pending
-        while pending:
-            head = pending[0]
-            is_done = head.settled == head.size
-            if is_done or not head.has_gaps:
-                handled += head.settled - head.reported
-                head.reported = head.settled
-            if not is_done:
-                break
+        while pending and pending[0].settled == pending[0].size:
             pending.popleft()
-        if handled and not self.lost:
-            self._on_handled(handled)
+        self._report()
+
+    def note_replayed(self, count: int) -> None:
+        """So many stanzas will be sent a second time."""
+        self.counters[REPLAYED] += count
+
+    def journal_old(self, now: float) -> None:
+        """Call each second: what the previous hop's ring has held for too long is journaled."""
+        ring = self._ring
+        while ring and now - ring[0].accepted_at > MAX_UNACKNOWLEDGED_AGE:
+            self._keep_exposed(ring.popleft())
 
     def lose(self) -> None:
         """The previous hop is gone: if we die now, nobody we know of will send this again."""
         self.lost = True
+        self._ring.clear()
         for batch in self._pending:
+            if batch.kept or batch.settled == batch.size:
+                continue
             count = batch.size - batch.settled
             self.counters[batch.flight] -= count
             batch.flight = IN_FLIGHT_OURS
             self.counters[batch.flight] += count
+            if batch.claim is None and self._journal is not None:
+                self._keep(batch)
+
+    def _report(self) -> None:
+        handled = 0
+        queue = self._unreported
+        while queue:
+            head = queue[0]
+            is_done = head.kept or head.settled == head.size
+            if is_done or not head.has_gaps:
+                before = head.reported
+                head.reported = head.size if is_done else head.settled
+                handled += head.reported - before
+                if head.claim is None and head.flight == IN_FLIGHT_RESENDABLE:
+                    self._exposed -= head.reported - before
+            if not is_done:
+                break
+            queue.popleft()
+        if handled and not self.lost:
+            self._on_handled(handled)
+
+    # The journal.
+
+    def _keep(self, batch: Batch) -> None:
+        """Ask the journal to keep the stanzas of the batch that are not settled."""
+        assert self._journal is not None
+        claim = Claim(batch)
+        unsettled = batch.stanzas[batch.first :]
+
+        def encode() -> bytes:
+            return msgspec.msgpack.encode([stanza.data for stanza in unsettled])
+
+        size = sum([len(stanza.data) for stanza in unsettled])
+        claim.record = Record(
+            self.kind,
+            self._pair(unsettled[0]),
+            encode,
+            size,
+            lambda is_kept: self._on_kept(claim, is_kept),
+        )
+        batch.claim = claim
+        self._journal.add(claim.record)
+
+    def _on_kept(self, claim: Claim, is_kept: bool) -> None:
+        if not is_kept:
+            return  # Redis is away: it goes on as ours
+        for batch in claim.batches:
+            if batch.flight == IN_FLIGHT_OURS:
+                count = batch.size - batch.settled
+                self.counters[IN_FLIGHT_OURS] -= count
+                self.counters[IN_FLIGHT_RESENDABLE] += count
+                batch.flight = IN_FLIGHT_RESENDABLE
+            batch.kept = True
+        self._report()
+
+    def _relieve_ring(self, most: int) -> None:
+        """The oldest beyond what the previous hop keeps for sure go into the journal."""
+        ring = self._ring
+        while ring and (self._exposed > most or ring[0].reported == ring[0].size):
+            self._keep_exposed(ring.popleft())
+
+    def _keep_exposed(self, batch: Batch) -> None:
+        if batch.reported < batch.size and batch.claim is None and self._journal is not None:
+            self._exposed -= batch.size - batch.reported
+            self._keep(batch)
+
+    def _note_requests(self, batch: Batch) -> None:
+        """A successor must know which requests may have been executed, before they are sent."""
+        requests = [stanza for stanza in batch.stanzas if stanza.name == "iq" and stanza.is_request]
+        if not requests:
+            return
+        self.on_requests(requests)
+        if self._journal is None or not self._journal.available:
+            return
+
+        def encode() -> bytes:
+            return msgspec.msgpack.encode([[stanza.sender, stanza.id] for stanza in requests])
+
+        claim = Claim(batch)
+        size = sum([len(stanza.sender) + len(stanza.id or "") for stanza in requests])
+        claim.record = Record(
+            "note", self._pair(requests[0]), encode, size, lambda is_kept: _release(claim)
+        )
+        batch.note = claim
+        batch.held = True
+        self._journal.add(claim.record)
+
+    def _settle_claim(self, claim: Claim, count: int) -> None:
+        claim.left -= count
+        if claim.left <= 0 and self._journal is not None:
+            self._journal.complete(claim.record)
+
+    def _pair(self, stanza: Stanza) -> DomainPair:
+        if self.kind == "out":
+            return DomainPair(stanza.sender_domain, stanza.target_domain)
+        return DomainPair(stanza.target_domain, stanza.sender_domain)
+
+
+def _release(claim: Claim) -> None:
+    for batch in claim.batches:
+        batch.release()
 
 
 @dataclass(slots=True)
 class Failed:
-    """A stanza that will not be sent: whoever holds it bounces it, then calls `Origin.settle`."""
+    """A stanza that will not be sent: whoever holds it bounces it, then calls a `settle_…`."""
 
     stanza: Stanza
     batch: Batch
 
 
-@dataclass(slots=True)
-class _Barrier:
-    token: str
-    count: int
-    sent_at: float
+class Replies:
+    """The origin of error replies: what failed is bounced when the reply to it is acknowledged.
 
+    Until then it stays in flight: if we die, whoever holds it sends it again, and it fails again.
+    """
 
-class Outbox:
-    """What waits for a next hop, and what it has been sent and not acknowledged."""
+    def __init__(self, failed: list[Failed]) -> None:
+        self._failed = deque(failed)
 
-    def __init__(self) -> None:
-        self._waiting: deque[Batch] = deque()
-        self._sent: deque[Batch] = deque()
-        self._barriers: deque[_Barrier] = deque()
-        self.waiting_bytes = 0
-        self.unacknowledged = 0
-        self.unacknowledged_bytes = 0
-        self.acknowledged = 0
-        """Stanzas acknowledged so far, over all sessions."""
-        self.unmarked = 0
-        """Sent stanzas that no barrier covers yet."""
+    def settle(self, batch: Batch, count: int, outcome: int, by: int | None = None) -> None:
+        """A reply that cannot be delivered either is dropped, and so is what it answers."""
+        end = BOUNCED if outcome == ACKNOWLEDGED else drop_index("bounce-undeliverable")
+        for _ in range(count):
+            _settle(self._failed.popleft(), end)
 
-    def __bool__(self) -> bool:
-        return bool(self._waiting or self._sent)
+    def insert(self, head: Batch, *, before: Batch) -> None:
+        """A split changes nothing here."""
 
-    @property
-    def has_waiting(self) -> bool:
-        return bool(self._waiting)
-
-    @property
-    def in_flight(self) -> int:
-        return sum(batch.remaining for batch in self._waiting) + self.unacknowledged
-
-    def push(self, batch: Batch) -> None:
-        self._waiting.append(batch)
-        self.waiting_bytes += _size(batch)
-
-    def take(self, mark_late: Callable[[Batch], list[Stanza]]) -> list[Stanza]:
-        """Everything that waits, now considered sent; what is uncertain as `mark_late` makes it."""
-        waiting = self._waiting
-        stanzas: list[Stanza] = []
-        while waiting:
-            batch = waiting.popleft()
-            if batch.uncertain:
-                self.waiting_bytes -= _size(batch)
-                batch.stanzas = mark_late(batch)
-                self.waiting_bytes += _size(batch)
-            stanzas += batch.stanzas
-            self._sent.append(batch)
-        self.unacknowledged_bytes += self.waiting_bytes
-        self.waiting_bytes = 0
-        self.unacknowledged += len(stanzas)
-        self.unmarked += len(stanzas)
-        return stanzas
-
-    def take_one(self, mark_late: Callable[[Batch], list[Stanza]]) -> list[Stanza]:
-        """Like `take`, the first stanza alone."""
-        self._separate_first()
-        others, self._waiting = self._waiting, deque([self._waiting.popleft()])
-        others_bytes = self.waiting_bytes - _size(self._waiting[0])
-        self.waiting_bytes -= others_bytes
-        stanzas = self.take(mark_late)
-        self._waiting, self.waiting_bytes = others, others_bytes
-        return stanzas
-
-    def fail_one(self) -> list[Failed]:
-        """Take the first stanza that waits out of the outbox: it will not be sent any more."""
-        self._separate_first()
-        batch = self._waiting.popleft()
-        self.waiting_bytes -= _size(batch)
-        return [Failed(stanza, batch) for stanza in batch.stanzas]
-
-    @property
-    def uncertain(self) -> int:
-        """How many stanzas wait that were sent before to a hop that was lost."""
-        return sum(batch.remaining for batch in self._waiting if batch.uncertain)
-
-    def _separate_first(self) -> None:
-        """Give the first stanza that waits a batch of its own."""
-        batch = self._waiting[0]
-        if batch.remaining > 1:
-            self._waiting.appendleft(batch.split())
-
-    def acknowledge(self, count: int, by: int) -> None:
-        """The next hop has taken the first `count` sent stanzas; `by` is an ACK_* index."""
-        count = min(count, self.unacknowledged)
-        self.unacknowledged -= count
-        self.acknowledged += count
-        freed = 0
-        self.unmarked = min(self.unmarked, self.unacknowledged)
-        sent = self._sent
-        while count:
-            batch = sent[0]
-            taken = min(count, batch.remaining)
-            first = batch.first
-            freed += sum(len(each.data) for each in batch.stanzas[first : first + taken])
-            batch.first += taken
-            count -= taken
-            if not batch.remaining:
-                sent.popleft()
-            if batch.origin is not None:
-                batch.origin.counters[by] += taken
-                batch.origin.settle(batch, taken, ACKNOWLEDGED)
-        self.unacknowledged_bytes -= freed
-
-    def mark(self, token: str, now: float) -> None:
-        """A barrier was written behind everything sent so far."""
-        self._barriers.append(_Barrier(token, self.unmarked, now))
-        self.unmarked = 0
-
-    @property
-    def barrier_pending(self) -> bool:
-        return bool(self._barriers)
-
-    def is_overdue(self, now: float, timeout: float) -> bool:
-        """A barrier has waited longer than `timeout` seconds for its answer."""
-        return bool(self._barriers) and now - self._barriers[0].sent_at > timeout
-
-    def pass_barrier(self, token: str, by: int) -> bool:
-        """The answer to a barrier came: all that was sent before it is acknowledged."""
-        if all(token != barrier.token for barrier in self._barriers):
-            return False
-        count = 0
-        while self._barriers:
-            barrier = self._barriers.popleft()
-            count += barrier.count
-            if barrier.token == token:
-                break
-        self.acknowledge(count, by)
-        return True
-
-    def acknowledge_all(self, by: int) -> None:
-        """The next hop closed its stream after ours in order: it has processed everything."""
-        self._barriers.clear()
-        self.acknowledge(self.unacknowledged, by)
-
-    def take_back(self) -> list[Failed]:
-        """The connection is lost. What was sent waits again, first in line and marked uncertain.
-
-        Requests whose fate is unknown are never repeated: they are returned, to be bounced.
-        """
-        requests: list[Failed] = []
-        for batch in reversed(self._sent):
-            unsettled = batch.stanzas[batch.first :]
-            requests[:0] = [Failed(stanza, batch) for stanza in unsettled if stanza.is_request]
-            batch.stanzas = [stanza for stanza in unsettled if not stanza.is_request]
-            batch.has_gaps |= len(batch.stanzas) < len(unsettled)
-            batch.first = 0
-            batch.uncertain = True
-            if batch.stanzas:
-                self._waiting.appendleft(batch)
-                if batch.origin is not None:
-                    batch.origin.counters[REPLAYED] += len(batch.stanzas)
-        self._sent.clear()
-        self._barriers.clear()
-        self.unacknowledged = self.unacknowledged_bytes = self.unmarked = 0
-        self.waiting_bytes = sum(_size(batch) for batch in self._waiting)
-        return requests
-
-    def remove_larger(self, limit: int) -> list[Failed]:
-        """Take out of what waits the stanzas of more than `limit` bytes."""
-        failed: list[Failed] = []
-        for batch in self._waiting:
-            large = [stanza for stanza in batch.stanzas if len(stanza.data) > limit]
-            if large:
-                failed += [Failed(stanza, batch) for stanza in large]
-                batch.has_gaps = True
-                batch.stanzas = [s for s in batch.stanzas if len(s.data) <= limit]
-        self._waiting = deque(batch for batch in self._waiting if batch.stanzas)
-        self.waiting_bytes = sum(_size(batch) for batch in self._waiting)
-        return failed
-
-    def fail_all(self) -> list[Failed]:
-        """Empty the outbox: nothing of it will be sent any more."""
-        failed = [
-            Failed(stanza, batch)
-            for queue in (self._sent, self._waiting)
-            for batch in queue
-            for stanza in batch.stanzas[batch.first :]
-        ]
-        self._sent.clear()
-        self._waiting.clear()
-        self._barriers.clear()
-        self.waiting_bytes = self.unacknowledged_bytes = 0
-        self.unacknowledged = self.unmarked = 0
-        return failed
-
-
-def _size(batch: Batch) -> int:
-    return sum(len(stanza.data) for stanza in batch.stanzas[batch.first :])
+    def note_replayed(self, count: int) -> None:
+        """Replies are no stanzas of the ledger."""
 
 
 def settle_bounced(failed: Failed) -> None:
@@ -353,11 +408,6 @@ def settle_bounced(failed: Failed) -> None:
 def settle_dropped(failed: Failed, reason: str) -> None:
     """RFC 6120 forbids to tell the sender, or nobody can be told; counted by reason."""
     _settle(failed, drop_index(reason))
-
-
-def settle_returned(failed: Failed) -> None:
-    """The previous hop will send it again."""
-    _settle(failed, RETURNED)
 
 
 def _settle(failed: Failed, outcome: int) -> None:

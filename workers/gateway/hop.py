@@ -19,8 +19,9 @@ from coordinator.accounts import ACK_SM, ACK_STREAM_CLOSE, ACK_WEBSOCKET_PING, A
 from coordinator.config import Limits
 from coordinator.routes import DomainPair
 from workers.gateway.failure import HopFailed
-from workers.gateway.flow import Batch, Failed, Outbox
+from workers.gateway.flow import Batch, Failed
 from workers.gateway.isolation import Isolation
+from workers.gateway.outbox import Outbox
 from workers.gateway.pace import Pace, Pausable
 from workers.gateway.patience import Patience
 from workers.gateway.session import Session, SessionOwner, WebSocketSession
@@ -115,13 +116,18 @@ class Hop:
     def send(self, batch: Batch, source: Pausable | None = None) -> None:
         """Queue a batch and send it at once if the session is up and the peer reads."""
         self.outbox.push(batch)
+        if batch.held:
+            batch.on_released = self._send_waiting
+        self._send_waiting()
+        if source is not None and self._is_full():
+            self._pace.hold(source)
+
+    def _send_waiting(self) -> None:
         session = self.session
         if session is None:
             self._wake.set()
         elif not self._blocked:
             self._flush(session)
-        if source is not None and self._is_full():
-            self._pace.hold(source)
 
     def leave(self) -> None:
         """A source that counted itself in `users` is gone."""
@@ -285,7 +291,7 @@ class Hop:
     # Sending.
 
     def _flush(self, session: Session) -> None:
-        if not self.outbox.has_waiting or session.stream.state is not State.ESTABLISHED:
+        if not self.outbox.has_ready or session.stream.state is not State.ESTABLISHED:
             return
         limit = session.stream.peer_max_bytes
         if limit and self.outbox.waiting_bytes > limit:
@@ -359,7 +365,7 @@ class Hop:
         self._ask(session)
         session.write()
         self._used_at = self._loop.time()
-        if self.outbox.has_waiting and not self._blocked:  # held back: one at a time
+        if self.outbox.has_ready and not self._blocked:  # held back: one at a time
             self._flush(session)
         self._relieve_sources()
         if not self.outbox and self._closing:

@@ -44,8 +44,10 @@ class LocalSource(Source):
     def __init__(
         self, listener: "LocalListener", pair: DomainPair, failure: HopFailed | None = None
     ) -> None:
-        super().__init__(listener.router, listener.router.account.outbound)
+        super().__init__(listener.router, "out")
         self.pair = pair
+        self.origin.has_ring = self.origin.repeats_requests = True
+        self.origin.on_requests = self._remember
         self.failure = failure
         self.authenticated_by = ""
         self._listener = listener
@@ -70,7 +72,7 @@ class LocalSource(Source):
         if type(event) is StanzasReceived:
             self._on_stanzas(event)
         elif isinstance(event, StanzaRefused):
-            self.bounce_refused(event, lambda: self.router.to_local(self.pair))
+            self.bounce_refused(event, self._way_back)
         elif isinstance(event, StreamOpened):
             self._on_opened(event)
         elif isinstance(event, Authenticated):
@@ -124,26 +126,33 @@ class LocalSource(Source):
 
     def _on_stanzas(self, event: StanzasReceived) -> None:
         stanzas = event.stanzas
-        origin = self.origin
-        origin.resendable = event.resendable
+        self.origin.resendable = event.resendable
         if not event.resendable:
             stanzas = self._without_barriers(stanzas)
             if not stanzas:
                 return
-        batch = origin.accept(stanzas)
+        if not event.resendable or self.router.requests.is_suspicious(self.pair):
+            self.admit(self.pair, stanzas, self._forward, self._way_back)
+        else:
+            self._forward(stanzas)
+
+    def _forward(self, stanzas: list[Stanza]) -> None:
+        batch = self.origin.accept(stanzas, asyncio.get_running_loop().time())
         if self.failure is not None:
             failed = [Failed(stanza, batch) for stanza in stanzas]
-            self.router.bounce(
-                failed,
-                self.failure.condition,
-                self.failure.reason,
-                lambda: self.router.to_local(self.pair),
-            )
+            self.router.bounce(failed, self.failure.condition, self.failure.reason, self._way_back)
             return
         hop = self.router.to_remote(self.pair)
         if hop is not self._hop:
             self._hop = self._use(self._hop, hop)
         hop.send(batch, self)
+
+    def _way_back(self) -> Hop:
+        return self.router.to_local(self.pair)
+
+    def _remember(self, requests: list[Stanza]) -> None:
+        """Prosody may send these again, when it has lost us and not heard what became of them."""
+        self.router.requests.remember(self.pair, requests, asyncio.get_running_loop().time())
 
     def _without_barriers(self, stanzas: list[Stanza]) -> list[Stanza]:
         """Take out the answers to our own pings (servers without XEP-0198 only)."""

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ class RemoteSource(Source):
     session: WebSocketSession
 
     def __init__(self, listener: "PublicListener") -> None:
-        super().__init__(listener.router, listener.router.account.inbound)
+        super().__init__(listener.router, "in")
         self.pairs: dict[DomainPair, str] = {}
         """Authenticated pairs and how each was proved."""
         self._listener = listener
@@ -105,6 +106,13 @@ class RemoteSource(Source):
             self._forward(DomainPair(local, remote), list(run))
 
     def _forward(self, pair: DomainPair, stanzas: list[Stanza]) -> None:
+        if self.origin.resendable and not self.router.requests.is_suspicious(pair):
+            self._send(pair, stanzas)
+        else:
+            way_back = partial(self.router.to_remote, pair)
+            self.admit(pair, stanzas, partial(self._send, pair), way_back)
+
+    def _send(self, pair: DomainPair, stanzas: list[Stanza]) -> None:
         hop = self.router.to_local(pair)
         known = self._hops.get(pair)
         if hop is not known:

@@ -12,11 +12,13 @@ from typing import Any
 
 from coordinator.accounts import IN_FLIGHT_OURS, IN_FLIGHT_RESENDABLE, Account
 from coordinator.config import Config
+from coordinator.journal import Kind
 from coordinator.routes import DomainPair
-from workers.gateway.flow import Batch, Counters, Failed, Origin, settle_bounced, settle_dropped
+from workers.gateway.flow import Batch, Failed, JournalPort, Origin, Replies, settle_dropped
 from workers.gateway.hop import Hop
 from workers.gateway.local_connector import LocalConnector
 from workers.gateway.remote_connector import RemoteConnector
+from workers.gateway.requests import Requests
 from workers.gateway.verification import Verifier
 from workers.xmpp.errors import StanzaCondition
 from workers.xmpp.stanza import bounce, why_not_bounced
@@ -33,8 +35,11 @@ class Router:
         account: Account,
         remote_connector: RemoteConnector,
         local_connector: LocalConnector,
+        journal: JournalPort | None = None,
     ) -> None:
         self.account = account
+        self.journal = journal
+        self.requests = Requests()
         self.on_outbound_failed: Callable[[DomainPair, str], None] = lambda pair, reason: None
         """Told when a remote hop gave up, so that its local streams can be closed."""
         self.on_pair_idle: Callable[[DomainPair], None] = lambda pair: None
@@ -88,11 +93,25 @@ class Router:
         """A hop to the remote domain exists."""
         return pair in self._remote
 
-    def new_origin(self, counters: Counters, on_handled: Callable[[int], None]) -> Origin:
-        """The bookkeeping of a new source."""
-        origin = Origin(counters, on_handled)
+    def new_origin(self, kind: Kind, on_handled: Callable[[int], None]) -> Origin:
+        """The bookkeeping of a new source of stanzas to remotes ("out") or from them ("in")."""
+        counters = self.account.outbound if kind == "out" else self.account.inbound
+        origin = Origin(counters, on_handled, kind=kind, journal=self.journal)
         self.origins.add(origin)
         return origin
+
+    @property
+    def is_full(self) -> bool:
+        """The journal takes no more: what cannot be kept is returned to its senders."""
+        return self.journal is not None and self.journal.is_full
+
+    def each_second(self) -> None:
+        """Mend the counts, and let nothing wait too long in a previous hop's memory."""
+        self.recount()
+        now = asyncio.get_running_loop().time()
+        for origin in self.origins:
+            origin.journal_old(now)
+        self.requests.forget_old(now)
 
     def barrier_answered(self, pair: DomainPair, token: str) -> bool:
         """The local server answered a ping of ours; false if no hop of this worker sent it."""
@@ -177,17 +196,18 @@ class Router:
         text: str,
         way_back: Callable[[], Hop],
     ) -> None:
-        """Return stanzas to their senders (RFC 6120 §8.3); each is settled."""
+        """Return stanzas to their senders (RFC 6120 §8.3); each is settled when its reply is."""
         replies = []
+        told = []
         for each in failed:
             reply = bounce(each.stanza, condition, text)
             if reply is None:
                 settle_dropped(each, why_not_bounced(each.stanza) or "other")
             else:
                 replies.append(reply)
-                settle_bounced(each)
+                told.append(each)
         if replies:
-            way_back().send(Batch(replies))
+            way_back().send(Batch(replies, Replies(told)))
 
     def describe(self) -> list[dict[str, Any]]:
         """The sessions that this worker opened, for `/api/sessions`."""

@@ -5,25 +5,31 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from workers.gateway.flow import Counters, Failed, Origin
+from coordinator.journal import Kind
+from coordinator.routes import DomainPair
+from workers.gateway.flow import Failed, Origin, settle_dropped
 from workers.gateway.hop import Hop
+from workers.gateway.requests import Repeat
 from workers.gateway.router import Router
 from workers.gateway.session import Session
 from workers.xmpp.errors import StanzaCondition
 from workers.xmpp.events import Event, StanzaRefused
+from workers.xmpp.stanza import Stanza
 
 log = logging.getLogger(__name__)
 
 # How long a closing source waits for the next hop to take what was read, in seconds.
 SETTLE_TIMEOUT = 5.0
+# How long a source that filled the journal is held back, in seconds, until the next look.
+FULL_INTERVAL = 0.5
 
 
 class Source:
     """A stream that brings stanzas; `LocalSource` and `RemoteSource` are the two kinds."""
 
-    def __init__(self, router: Router, counters: Counters) -> None:
+    def __init__(self, router: Router, kind: Kind) -> None:
         self.router = router
-        self.origin: Origin = router.new_origin(counters, self._on_handled)
+        self.origin: Origin = router.new_origin(kind, self._on_handled)
         self._session: Session
         self._see_other_uri: str | None = None
         self._closing = False
@@ -52,7 +58,7 @@ class Source:
             return
         self._closing = True
         self._see_other_uri = see_other_uri
-        if self.origin.in_flight and self._session.stream.received.enabled:
+        if self.origin.unreported and self._session.stream.received.enabled:
             # What is still under way to us comes again on the peer's next stream.
             self._session.pause_reading()
             loop = asyncio.get_running_loop()
@@ -62,7 +68,7 @@ class Source:
 
     def _on_handled(self, count: int) -> None:
         self._session.mark_handled(count)
-        if self._closing and not self.origin.in_flight:
+        if self._closing and not self.origin.unreported:
             # Not from inside the hop that is just settling.
             asyncio.get_running_loop().call_soon(self._close_session)
 
@@ -89,6 +95,62 @@ class Source:
         if not task.cancelled() and (exc := task.exception()) is not None:
             log.error("a stream failed inside", exc_info=exc)
             self._session.abort("internal error")
+
+    def admit(
+        self,
+        pair: DomainPair,
+        stanzas: list[Stanza],
+        forward: Callable[[list[Stanza]], None],
+        way_back: Callable[[], Hop],
+    ) -> None:
+        """Forward what may go on; the others are taken into the account and ended here."""
+        if not self.origin.resendable and self.router.is_full:
+            self._refuse_all(stanzas, way_back)
+            return
+        requests = self.router.requests
+        now = asyncio.get_running_loop().time()
+        repeats = {
+            at: repeat
+            for at, stanza in enumerate(stanzas)
+            if (repeat := requests.judge(pair, stanza, now)) is not None
+        }
+        others = [stanza for at, stanza in enumerate(stanzas) if at not in repeats]
+        if others:
+            forward(others)
+        # Behind the others: what is handled is told in this order.
+        for at, repeat in repeats.items():
+            self._end_repeat(stanzas[at], repeat, way_back)
+
+    def _end_repeat(self, stanza: Stanza, repeat: Repeat, way_back: Callable[[], Hop]) -> None:
+        failed = Failed(stanza, self.origin.accept([stanza]))
+        if repeat is Repeat.TAKEN:
+            settle_dropped(failed, "duplicate")
+        else:
+            self.router.bounce(
+                [failed],
+                StanzaCondition.REMOTE_SERVER_TIMEOUT,
+                "this request came twice and may have been executed",
+                way_back,
+            )
+
+    def _refuse_all(self, stanzas: list[Stanza], way_back: Callable[[], Hop]) -> None:
+        """The journal is full: nothing more can be kept for a server that cannot send it again."""
+        log.warning("the journal is full: %d stanzas are returned", len(stanzas))
+        batch = self.origin.accept(stanzas)
+        failed = [Failed(stanza, batch) for stanza in stanzas]
+        self.router.bounce(
+            failed, StanzaCondition.RESOURCE_CONSTRAINT, "the gateway's journal is full", way_back
+        )
+        self.pause()
+        asyncio.get_running_loop().call_later(FULL_INTERVAL, self._look_again)
+
+    def _look_again(self) -> None:
+        if self._session.ended:
+            return
+        if self.router.is_full:
+            asyncio.get_running_loop().call_later(FULL_INTERVAL, self._look_again)
+        else:
+            self.resume()
 
     def bounce_refused(self, event: StanzaRefused, way_back: Callable[[], Hop]) -> None:
         """Take the stanza into the account, in its place, and tell its sender."""

@@ -1,397 +1,249 @@
-"""The bookkeeping of responsibility, as scenes and as a random walk against a simple model."""
+"""Where responsibility stays: origins, the journal's records, replies to what failed."""
 
-from collections import deque
-
+import msgspec
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from coordinator.accounts import (
-    ACCEPTED,
     ACK_SM,
-    ACK_STREAM_CLOSE,
-    ACK_WEBSOCKET_PING,
     ACKNOWLEDGED,
     BOUNCED,
-    DROPPED,
     IN_FLIGHT_OURS,
     IN_FLIGHT_RESENDABLE,
-    REPLAYED,
-    RETURNED,
     drop_index,
 )
+from coordinator.journal import Record
+from coordinator.routes import DomainPair
 from workers.gateway.flow import (
+    MAX_UNACKNOWLEDGED_AGE,
+    MAX_UNACKNOWLEDGED_RING,
     Batch,
     Failed,
     Origin,
-    Outbox,
-    settle_bounced,
-    settle_dropped,
-    settle_returned,
+    Replies,
 )
+from workers.gateway.outbox import Outbox
 from workers.xmpp.stanza import Stanza
 
-LARGE = 100
+PAIR = DomainPair("a.example", "b.example")
 
 
-def a_stanza(id: str, *, request: bool = False, large: bool = False) -> Stanza:
-    name, type = ("iq", "get") if request else ("message", None)
-    size = LARGE + 1 if large else 10
-    return Stanza(
-        name, b"x" * size, "a@a.example", "b@b.example", id, type, "a.example", "b.example"
-    )
+class Journal:
+    """Keeps nothing until the test says so."""
+
+    def __init__(self) -> None:
+        self.available = True
+        self.records: list[Record] = []
+        self.completed: list[Record] = []
+
+    def add(self, record: Record) -> None:
+        self.records.append(record)
+
+    def complete(self, record: Record) -> None:
+        self.completed.append(record)
+
+    def answer(self, *, is_kept: bool = True) -> None:
+        for record in self.records:
+            assert record.on_kept is not None
+            record.on_kept(is_kept)
 
 
-def some(count: int) -> list[Stanza]:
-    return [a_stanza(str(at)) for at in range(count)]
-
-
-def same(batch: Batch) -> list[Stanza]:
-    return batch.stanzas
-
-
-class Told:
-    """An origin, its counters, and how much it was told to be handled."""
-
+class Scene:
     def __init__(self) -> None:
         self.counters = memoryview(bytearray(32 * 8)).cast("Q")
         self.handled = 0
-        self.origin = Origin(self.counters, self._on_handled)
+        self.journal = Journal()
+        self.origin = Origin(self.counters, self._on_handled, journal=self.journal)
+        self.outbox = Outbox()
 
     def _on_handled(self, count: int) -> None:
         self.handled += count
 
-    def ends(self) -> int:
-        dropped = sum(self.counters[DROPPED : DROPPED + 16].tolist())
-        return sum(self.counters[at] for at in (ACKNOWLEDGED, BOUNCED, RETURNED)) + dropped
+    def accept(self, *stanzas: Stanza, now: float = 0.0) -> Batch:
+        batch = self.origin.accept(list(stanzas), now)
+        self.outbox.push(batch)
+        return batch
 
-    def in_flight(self) -> int:
-        return self.counters[IN_FLIGHT_OURS] + self.counters[IN_FLIGHT_RESENDABLE]
+    def take(self) -> list[str | None]:
+        return [stanza.id for stanza in self.outbox.take(lambda batch: batch.stanzas)]
+
+    @property
+    def flights(self) -> tuple[int, int]:
+        return self.counters[IN_FLIGHT_OURS], self.counters[IN_FLIGHT_RESENDABLE]
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def scene() -> Scene:
+    return Scene()
 
 
-@pytest.fixture
-def outbox() -> Outbox:
-    return Outbox()
+def message(id: str) -> Stanza:
+    return _stanza("message", id, None)
 
 
-def test_an_acknowledgement_settles_from_the_front(told: Told, outbox: Outbox) -> None:
-    outbox.push(told.origin.accept(some(3)))
-    outbox.push(told.origin.accept(some(2)))
-    assert [s.id for s in outbox.take(same)] == ["0", "1", "2", "0", "1"]
-    outbox.acknowledge(4, ACK_SM)
-    assert (told.handled, told.origin.in_flight, outbox.unacknowledged) == (4, 1, 1)
-    assert told.counters[ACK_SM] == told.counters[ACKNOWLEDGED] == 4
+def request(id: str) -> Stanza:
+    return _stanza("iq", id, "set")
 
 
-def test_an_acknowledgement_of_more_than_was_sent_counts_what_was_sent(
-    told: Told, outbox: Outbox
-) -> None:
-    outbox.push(told.origin.accept(some(2)))
-    outbox.take(same)
-    outbox.push(told.origin.accept(some(2)))
-    outbox.acknowledge(100, ACK_SM)
-    assert (told.handled, outbox.in_flight, bool(outbox)) == (2, 2, True)
+def _stanza(name: str, id: str, type: str | None) -> Stanza:
+    data = f"<{name} id='{id}'/>".encode()
+    return Stanza(name, data, "x@a.example", "y@b.example", id, type, *PAIR)
 
 
-def test_an_origin_is_told_in_its_own_order(told: Told) -> None:
-    slow, fast = Outbox(), Outbox()
-    slow.push(told.origin.accept(some(2)))
-    fast.push(told.origin.accept(some(3)))
-    slow.take(same)
-    fast.take(same)
-    fast.acknowledge(3, ACK_SM)
-    assert told.handled == 0  # the two before them are still out
-    slow.acknowledge(2, ACK_SM)
-    assert told.handled == 5
+def test_what_nobody_can_send_again_is_journaled_and_sent_at_once(scene: Scene) -> None:
+    scene.accept(message("1"), message("2"))
+    assert scene.take() == ["1", "2"]
+    (record,) = scene.journal.records
+    assert (record.kind, record.pair) == ("out", PAIR)
+    assert record.encode is not None
+    data = [b"<message id='1'/>", b"<message id='2'/>"]
+    assert msgspec.msgpack.decode(record.encode()) == data
+    assert record.size == sum(map(len, data))
+    assert scene.flights == (2, 0)
+    scene.journal.answer()
+    assert scene.flights == (0, 2)
+    assert scene.handled == 2  # the previous hop may forget it
+    scene.outbox.acknowledge(1, ACK_SM)
+    assert not scene.journal.completed
+    scene.outbox.acknowledge(1, ACK_SM)
+    assert scene.journal.completed == [record]
+    assert (scene.flights, scene.handled) == ((0, 0), 2)
 
 
-def test_what_is_refused_from_the_middle_does_not_vouch_for_what_stands_before_it(
-    told: Told, outbox: Outbox
-) -> None:
-    outbox.push(told.origin.accept([a_stanza("1"), a_stanza("2", large=True), a_stanza("3")]))
-    for failed in outbox.remove_larger(LARGE):
-        settle_bounced(failed)
-    assert told.handled == 0
-    outbox.take(same)
-    outbox.acknowledge(1, ACK_SM)
-    assert told.handled == 0
-    outbox.acknowledge(1, ACK_SM)
-    assert told.handled == 3
-    assert (told.counters[BOUNCED], told.counters[ACKNOWLEDGED]) == (1, 2)
+def test_what_is_settled_before_redis_answers_is_complete_at_once(scene: Scene) -> None:
+    scene.accept(message("1"))
+    scene.take()
+    scene.outbox.acknowledge(1, ACK_SM)
+    assert scene.journal.completed == scene.journal.records
+    assert (scene.handled, scene.flights) == (1, (0, 0))
 
 
-def test_requests_are_taken_back_to_be_bounced_and_the_rest_waits_first_in_line(
-    told: Told, outbox: Outbox
-) -> None:
-    outbox.push(told.origin.accept([a_stanza("1"), a_stanza("2", request=True), a_stanza("3")]))
-    outbox.push(told.origin.accept([a_stanza("4", request=True)]))
-    outbox.take(same)
-    outbox.push(told.origin.accept([a_stanza("5"), a_stanza("6", request=True)]))
-    requests = outbox.take_back()
-    assert [failed.stanza.id for failed in requests] == ["2", "4"]
-    marked: list[bool] = []
-
-    def mark(batch: Batch) -> list[Stanza]:
-        marked.append(batch.uncertain)
-        return batch.stanzas
-
-    assert [s.id for s in outbox.take(mark)] == ["1", "3", "5", "6"]
-    assert marked == [True]
-    assert told.counters[REPLAYED] == 2
+def test_without_redis_it_stays_ours(scene: Scene) -> None:
+    scene.accept(message("1"))
+    scene.journal.answer(is_kept=False)
+    assert (scene.flights, scene.handled) == ((1, 0), 0)
 
 
-def test_a_lost_origin_is_told_nothing_and_its_stanzas_become_ours(
-    told: Told, outbox: Outbox
-) -> None:
-    told.origin.resendable = True
-    outbox.push(told.origin.accept(some(3)))
-    outbox.take(same)
-    assert told.counters[IN_FLIGHT_RESENDABLE] == 3
-    assert told.origin.count() == (0, 3)
-    told.origin.lose()
-    assert (told.counters[IN_FLIGHT_RESENDABLE], told.counters[IN_FLIGHT_OURS]) == (0, 3)
-    assert told.origin.count() == (3, 0)
-    outbox.acknowledge(3, ACK_SM)
-    assert (told.handled, told.in_flight()) == (0, 0)
+def test_an_inbound_record_names_the_pair_from_our_side(scene: Scene) -> None:
+    scene.origin.kind = "in"
+    scene.accept(message("1"))
+    assert scene.journal.records[0].pair == DomainPair(PAIR.remote, PAIR.local)
 
 
-def test_barriers_cover_what_was_sent_before_them(told: Told, outbox: Outbox) -> None:
-    outbox.push(told.origin.accept(some(2)))
-    outbox.take(same)
-    outbox.mark("one", 10.0)
-    outbox.push(told.origin.accept(some(3)))
-    outbox.take(same)
-    assert outbox.unmarked == 3
-    assert outbox.is_overdue(21.0, 10.0) and not outbox.is_overdue(20.0, 10.0)
-    assert not outbox.pass_barrier("forged", ACK_WEBSOCKET_PING)
-    assert outbox.pass_barrier("one", ACK_WEBSOCKET_PING)
-    assert (told.handled, outbox.unacknowledged, outbox.barrier_pending) == (2, 3, False)
-    assert not outbox.pass_barrier("one", ACK_WEBSOCKET_PING)
+def test_what_the_previous_hop_can_send_again_is_not_journaled(scene: Scene) -> None:
+    scene.origin.resendable = True
+    scene.accept(message("1"))
+    assert not scene.journal.records and scene.flights == (0, 1)
 
 
-def test_a_later_barrier_passes_the_earlier_ones(told: Told, outbox: Outbox) -> None:
-    for token in ("one", "two"):
-        outbox.push(told.origin.accept(some(2)))
-        outbox.take(same)
-        outbox.mark(token, 0.0)
-    assert outbox.pass_barrier("two", ACK_WEBSOCKET_PING)
-    assert told.handled == told.counters[ACK_WEBSOCKET_PING] == 4
+def test_a_ring_that_is_nearly_full_is_relieved_of_its_oldest(scene: Scene) -> None:
+    scene.origin.resendable = scene.origin.has_ring = True
+    for at in range(MAX_UNACKNOWLEDGED_RING):
+        scene.accept(message(str(at)))
+    assert not scene.journal.records
+    scene.accept(message("over"), message("over"))
+    assert len(scene.journal.records) == 2
+    scene.journal.answer()
+    assert scene.handled == 2  # acknowledged to it, which makes room there
+    scene.take()
+    scene.outbox.acknowledge(MAX_UNACKNOWLEDGED_RING + 2, ACK_SM)
+    assert scene.handled == MAX_UNACKNOWLEDGED_RING + 2
+    assert scene.journal.completed == scene.journal.records
+    for at in range(MAX_UNACKNOWLEDGED_RING):
+        scene.accept(message(str(at)))
+    assert len(scene.journal.records) == 2
 
 
-def test_the_end_of_the_stream_acknowledges_everything_sent(told: Told, outbox: Outbox) -> None:
-    outbox.push(told.origin.accept(some(2)))
-    outbox.take(same)
-    outbox.mark("one", 0.0)
-    outbox.push(told.origin.accept(some(1)))
-    outbox.acknowledge_all(ACK_STREAM_CLOSE)
-    assert (told.handled, outbox.in_flight, outbox.has_waiting) == (2, 1, True)
-    assert not outbox.barrier_pending
+def test_what_is_too_old_is_journaled(scene: Scene) -> None:
+    scene.origin.resendable = scene.origin.has_ring = True
+    scene.accept(message("1"), now=100.0)
+    scene.accept(message("2"), now=105.0)
+    scene.origin.journal_old(100.0 + MAX_UNACKNOWLEDGED_AGE)
+    assert not scene.journal.records
+    scene.origin.journal_old(101.0 + MAX_UNACKNOWLEDGED_AGE)
+    assert len(scene.journal.records) == 1
+    scene.journal.answer()
+    assert scene.handled == 1
 
 
-def test_each_outcome_has_its_counter(told: Told, outbox: Outbox) -> None:
-    outbox.push(told.origin.accept(some(3)))
-    one, two, three = outbox.fail_all()
-    settle_bounced(one)
-    settle_dropped(two, "type-error")
-    settle_returned(three)
-    counts = [told.counters[at] for at in (BOUNCED, drop_index("type-error"), RETURNED)]
-    assert counts == [1, 1, 1]
-    assert (told.handled, told.in_flight(), bool(outbox)) == (3, 0, False)
+def test_requests_that_come_again_are_noted_before_they_are_sent(scene: Scene) -> None:
+    told: list[Stanza] = []
+    scene.origin.resendable = scene.origin.repeats_requests = True
+    scene.origin.on_requests = told.extend
+    scene.accept(message("0"))
+    batch = scene.accept(message("1"), request("2"), message("3"))
+    released: list[bool] = []
+    batch.on_released = lambda: released.append(True)
+    scene.accept(message("4"))
+    assert [stanza.id for stanza in told] == ["2"]
+    assert scene.take() == ["0"] and not scene.outbox.has_ready
+    assert scene.outbox.waiting_bytes == len(b"<message id='1'/>") * 3 + len(b"<iq id='2'/>")
+    (record,) = scene.journal.records
+    assert record.kind == "note" and record.encode is not None
+    assert msgspec.msgpack.decode(record.encode()) == [["x@a.example", "2"]]
+    scene.journal.answer()
+    assert released == [True] and scene.take() == ["1", "2", "3", "4"]
+    assert scene.handled == 0 and scene.flights == (0, 5)  # a note keeps no stanza
+    scene.outbox.acknowledge(4, ACK_SM)
+    assert scene.journal.completed == [record]
 
 
-def test_our_own_bounces_have_no_origin_and_are_counted_nowhere(outbox: Outbox) -> None:
-    outbox.push(Batch(some(2)))
-    outbox.push(Batch(some(1)))
-    outbox.take(same)
-    outbox.acknowledge(2, ACK_SM)
-    outbox.take_back()
-    for failed in outbox.fail_all():
-        settle_bounced(failed)
-    assert not outbox
+def test_without_redis_requests_are_not_held_back(scene: Scene) -> None:
+    scene.origin.resendable = scene.origin.repeats_requests = True
+    scene.accept(request("1"))
+    scene.journal.answer(is_kept=False)
+    assert scene.take() == ["1"]
+    scene.journal.available = False
+    scene.accept(request("2"))
+    assert scene.take() == ["2"] and len(scene.journal.records) == 1
 
 
-class Ledger(RuleBasedStateMachine):
-    """One origin, two outboxes; the model knows each stanza's place and whether it has ended."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.told = Told()
-        self.boxes = (Outbox(), Outbox())
-        self.tokens: tuple[deque[str], deque[str]] = (deque(), deque())
-        self.ended: dict[str, bool] = {}
-        """By the order of arrival: whether responsibility has passed on."""
-        self.sent: tuple[list[str], list[str]] = ([], [])
-        self.waiting: tuple[list[str], list[str]] = ([], [])
-        self.requests: set[str] = set()
-        self.large: set[str] = set()
-        self.next = 0
-
-    which = st.integers(0, 1)
-
-    @rule(box=which, kinds=st.lists(st.sampled_from("mmmrl"), min_size=1, max_size=5))
-    def accept(self, box: int, kinds: list[str]) -> None:
-        stanzas = []
-        for kind in kinds:
-            id = str(self.next)
-            self.next += 1
-            stanzas.append(a_stanza(id, request=kind == "r", large=kind == "l"))
-            self.ended[id] = False
-            self.waiting[box].append(id)
-            (self.requests if kind == "r" else self.large if kind == "l" else set()).add(id)
-        self.boxes[box].push(self.told.origin.accept(stanzas))
-
-    @rule(box=which)
-    def send(self, box: int) -> None:
-        assert [s.id for s in self.boxes[box].take(same)] == self.waiting[box]
-        self.sent[box].extend(self.waiting[box])
-        self.waiting[box].clear()
-
-    @rule(box=which)
-    def send_one(self, box: int) -> None:
-        if self.waiting[box]:
-            first = self.waiting[box].pop(0)
-            assert [s.id for s in self.boxes[box].take_one(same)] == [first]
-            self.sent[box].append(first)
-
-    @rule(box=which)
-    def give_up_first(self, box: int) -> None:
-        if self.waiting[box]:
-            first = self.waiting[box].pop(0)
-            failed = self._bounce(self.boxes[box].fail_one())
-            assert [each.stanza.id for each in failed] == [first]
-
-    @rule(box=which, count=st.integers(0, 8))
-    def acknowledge(self, box: int, count: int) -> None:
-        if self.tokens[box]:
-            return  # a session has either acknowledgements or barriers
-        self.boxes[box].acknowledge(count, ACK_SM)
-        self._end(box, count)
-
-    @rule(box=which)
-    def mark(self, box: int) -> None:
-        token = f"t{self.next}-{len(self.tokens[box])}"
-        self.next += 1
-        self.boxes[box].mark(token, 0.0)
-        self.tokens[box].append(f"{token} {len(self.sent[box])}")
-
-    @rule(box=which, data=st.data())
-    def answer_barrier(self, box: int, data: st.DataObject) -> None:
-        if not self.tokens[box]:
-            return
-        at = data.draw(st.integers(0, len(self.tokens[box]) - 1))
-        token, _, covered = self.tokens[box][at].partition(" ")
-        assert self.boxes[box].pass_barrier(token, ACK_WEBSOCKET_PING)
-        count = int(covered)
-        self._end(box, count)
-        left = list(self.tokens[box])[at + 1 :]
-        self.tokens[box].clear()
-        for later in left:
-            name, _, number = later.partition(" ")
-            self.tokens[box].append(f"{name} {int(number) - count}")
-
-    @rule(box=which)
-    def lose_hop(self, box: int) -> None:
-        requests = [failed.stanza.id for failed in self._bounce(self.boxes[box].take_back())]
-        assert requests == [id for id in self.sent[box] if id in self.requests]
-        again = [id for id in self.sent[box] if id not in self.requests]
-        self.waiting[box][:0] = again
-        self.sent[box].clear()
-        self.tokens[box].clear()
-
-    @rule(box=which)
-    def refuse_large(self, box: int) -> None:
-        refused = [
-            failed.stanza.id for failed in self._bounce(self.boxes[box].remove_larger(LARGE))
-        ]
-        assert refused == [id for id in self.waiting[box] if id in self.large]
-        self.waiting[box][:] = [id for id in self.waiting[box] if id not in self.large]
-
-    @rule(box=which)
-    def give_up(self, box: int) -> None:
-        gone = [failed.stanza.id for failed in self._bounce(self.boxes[box].fail_all())]
-        assert gone == self.sent[box] + self.waiting[box]
-        for queue in (self.sent[box], self.waiting[box], self.tokens[box]):
-            queue.clear()
-
-    @rule(resendable=st.booleans())
-    def enable(self, resendable: bool) -> None:
-        self.told.origin.resendable = resendable
-
-    @precondition(lambda self: not self.told.origin.lost)
-    @rule(really=st.sampled_from([False] * 9 + [True]))
-    def lose_origin(self, really: bool) -> None:
-        if really:
-            self.told.origin.lose()
-
-    def _bounce(self, failed: list[Failed]) -> list[Failed]:
-        for each in failed:
-            settle_bounced(each)
-            self.ended[each.stanza.id or ""] = True
-        return failed
-
-    def _end(self, box: int, count: int) -> None:
-        for id in self.sent[box][:count]:
-            self.ended[id] = True
-        del self.sent[box][:count]
-
-    @invariant()
-    def the_ledger_balances(self) -> None:
-        counters = self.told.counters
-        assert counters[ACCEPTED] == len(self.ended)
-        assert counters[ACCEPTED] == self.told.ends() + self.told.in_flight()
-        assert self.told.ends() == sum(self.ended.values())
-
-    @invariant()
-    def in_flight_is_what_the_queues_hold(self) -> None:
-        held = sum(box.in_flight for box in self.boxes)
-        assert self.told.in_flight() == self.told.origin.in_flight == held
-        counts = (self.told.counters[IN_FLIGHT_OURS], self.told.counters[IN_FLIGHT_RESENDABLE])
-        assert self.told.origin.count() == counts
-
-    @invariant()
-    def nothing_is_handled_before_what_came_before_it(self) -> None:
-        ended = list(self.ended.values())
-        prefix = ended.index(False) if False in ended else len(ended)
-        assert self.told.handled <= prefix
-        if all(ended) and not self.told.origin.lost:
-            assert self.told.handled == len(ended)
-
-    @invariant()
-    def bytes_that_wait_are_counted(self) -> None:
-        for box, waiting in zip(self.boxes, self.waiting, strict=True):
-            sizes = [LARGE + 1 if id in self.large else 10 for id in waiting]
-            assert box.waiting_bytes == sum(sizes)
-            assert box.has_waiting == bool(waiting)
+def test_what_a_lost_hop_held_for_us_is_journaled(scene: Scene) -> None:
+    scene.origin.resendable = True
+    scene.accept(message("1"), message("2"))
+    scene.take()
+    scene.outbox.acknowledge(1, ACK_SM)
+    scene.origin.lose()
+    (record,) = scene.journal.records
+    assert record.encode is not None
+    assert msgspec.msgpack.decode(record.encode()) == [b"<message id='2'/>"]
+    assert scene.flights == (1, 0)
+    scene.journal.answer()
+    assert (scene.flights, scene.handled) == ((0, 1), 1)
 
 
-TestLedger = Ledger.TestCase
-TestLedger.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+def test_a_batch_that_is_split_is_one_record(scene: Scene) -> None:
+    scene.accept(message("1"), message("2"), message("3"))
+    (failed,) = scene.outbox.fail_one()
+    scene.journal.answer()
+    assert (scene.flights, scene.handled) == ((0, 3), 3)
+    scene.origin.settle(failed.batch, 1, BOUNCED)
+    assert not scene.journal.completed
+    assert scene.take() == ["2", "3"]
+    scene.outbox.acknowledge(2, ACK_SM)
+    assert (len(scene.journal.completed), scene.handled, scene.flights) == (1, 3, (0, 0))
 
 
-def test_a_batch_that_is_split_is_counted_once_and_told_in_order() -> None:
-    told: list[int] = []
-    counters = memoryview(bytearray(32 * 8)).cast("Q")
-    origin = Origin(counters, told.append)
-    outbox = Outbox()
-    stanzas = [a_stanza("1"), a_stanza("2"), a_stanza("3")]
-    outbox.push(origin.accept(stanzas))
-    size = outbox.waiting_bytes
-    assert [s.id for s in outbox.take_one(lambda batch: batch.stanzas)] == ["1"]
-    assert outbox.waiting_bytes + outbox.unacknowledged_bytes == size
-    assert (outbox.unacknowledged, origin.in_flight, outbox.in_flight) == (1, 3, 3)
-    outbox.acknowledge(1, ACK_SM)
-    assert told == [1]
-    (failed,) = outbox.fail_one()
-    settle_bounced(failed)
-    assert told == [1, 1]
-    assert [s.id for s in outbox.take(lambda batch: batch.stanzas)] == ["3"]
-    outbox.acknowledge(1, ACK_SM)
-    assert told == [1, 1, 1]
-    assert (outbox.waiting_bytes, outbox.unacknowledged_bytes) == (0, 0)
-    assert counters[ACCEPTED] == counters[ACKNOWLEDGED] + counters[BOUNCED] == 3
+def test_a_kept_batch_that_is_split_is_not_told_again(scene: Scene) -> None:
+    scene.accept(message("1"), message("2"))
+    scene.journal.answer()
+    (failed,) = scene.outbox.fail_one()
+    scene.origin.settle(failed.batch, 1, BOUNCED)
+    scene.take()
+    scene.outbox.acknowledge(1, ACK_SM)
+    assert (scene.handled, scene.flights, scene.origin.in_flight) == (2, (0, 0), 0)
+
+
+def test_what_failed_is_bounced_when_its_reply_has_arrived(scene: Scene) -> None:
+    batch = scene.accept(message("1"), message("2"))
+    failed = scene.outbox.fail_all()
+    back = Outbox()
+    back.push(Batch([message("r1"), message("r2")], Replies(failed)))
+    back.take(lambda batch: batch.stanzas)
+    assert scene.counters[BOUNCED] == 0 and batch.settled == 0
+    back.acknowledge(1, ACK_SM)
+    assert (scene.counters[BOUNCED], scene.counters[ACKNOWLEDGED]) == (1, 0)
+    (lost,) = back.fail_all()
+    assert isinstance(lost, Failed) and lost.batch.origin is not None
+    lost.batch.origin.settle(lost.batch, 1, drop_index("type-error"))
+    assert scene.counters[drop_index("bounce-undeliverable")] == 1
+    assert scene.handled == 2 and scene.journal.completed

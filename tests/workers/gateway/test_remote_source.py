@@ -140,7 +140,7 @@ async def test_a_local_server_that_stays_away_bounces_to_the_remote(gateway: Gat
     peer.send(message("1", sender=REMOTE, target=LOCAL), request("2", sender=REMOTE, target=LOCAL))
     await until(lambda: len(gateway.remote.got) == 2)
     assert [(s.id, s.type) for s in gateway.remote.got] == [("1", "error"), ("2", "error")]
-    assert gateway.ledger("inbound")["bounced"] == 2
+    await until(lambda: gateway.ledger("inbound")["bounced"] == 2)
 
 
 @on_quiet_loop

@@ -37,7 +37,7 @@ async def test_draining_delivers_bounces_too(gateway: GatewayScene) -> None:
     """The bounces of what cannot be delivered make a hop while others close."""
     gateway.remote.external, gateway.remote.outcome = False, "invalid"
     await gateway.start()
-    origin = gateway.router.new_origin(gateway.account.outbound, lambda count: None)
+    origin = gateway.router.new_origin("out", lambda count: None)
     gateway.router.to_remote(PAIR).send(origin.accept([message("1")]))
     await gateway.router.drain(5.0)
     assert [(s.id, s.type) for s in gateway.local.got] == [("1", "error")]
@@ -48,7 +48,7 @@ async def test_draining_delivers_bounces_too(gateway: GatewayScene) -> None:
 async def test_what_a_drain_cannot_deliver_stays_in_flight(gateway: GatewayScene) -> None:
     await gateway.start()
     gateway.remote.handles = False
-    origin = gateway.router.new_origin(gateway.account.outbound, lambda count: None)
+    origin = gateway.router.new_origin("out", lambda count: None)
     gateway.router.to_remote(PAIR).send(origin.accept([message("1")]))
     await until(lambda: gateway.remote.got)
     await gateway.router.drain(0.05)
@@ -62,7 +62,7 @@ async def test_errors_are_dropped_and_counted_not_answered(gateway: GatewayScene
     await gateway.start()
     error = message("1")
     error.type = "error"
-    origin = gateway.router.new_origin(gateway.account.outbound, lambda count: None)
+    origin = gateway.router.new_origin("out", lambda count: None)
     gateway.router.to_remote(PAIR).send(origin.accept([error]))
     await until(lambda: gateway.ledger("outbound")["dropped"] == {"type-error": 1})
     assert [direction for direction, _ in gateway.router.hops()] == []
@@ -74,7 +74,7 @@ async def test_recounting_forgets_origins_that_are_done_and_mends_the_ledger(
 ) -> None:
     await gateway.start()
     router = gateway.router
-    done, live = (router.new_origin(gateway.account.inbound, lambda count: None) for _ in "ab")
+    done, live = (router.new_origin("in", lambda count: None) for _ in "ab")
     done.lose()
     router.recount()
     assert router.origins == {live}

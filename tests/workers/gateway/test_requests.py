@@ -1,0 +1,48 @@
+"""A request that comes a second time is recognised for as long as it can come."""
+
+from coordinator.routes import DomainPair
+from workers.gateway.requests import MAX_AGE, MAX_REQUESTS, Repeat, Requests
+from workers.xmpp.stanza import Stanza
+
+PAIR = DomainPair("a.example", "b.example")
+OTHER = DomainPair("a.example", "c.example")
+
+
+def iq(id: str | None, *, type: str = "set", sender: str = "x@a.example") -> Stanza:
+    return Stanza("iq", b"<iq/>", sender, "y@b.example", id, type, *PAIR)
+
+
+def test_what_this_worker_has_taken_is_told_from_what_a_dead_one_may_have_sent() -> None:
+    requests = Requests()
+    requests.remember(PAIR, [iq("1")], 10.0)
+    requests.suspect(PAIR, [("x@a.example", "2")], 10.0)
+    assert requests.judge(PAIR, iq("1"), 11.0) is Repeat.TAKEN
+    assert requests.judge(PAIR, iq("2"), 11.0) is Repeat.UNCERTAIN
+    assert requests.judge(PAIR, iq("3"), 11.0) is None
+    assert requests.judge(OTHER, iq("1"), 11.0) is None
+    assert requests.judge(PAIR, iq("1", sender="z@a.example"), 11.0) is None
+
+
+def test_only_requests_are_judged_and_only_with_an_id() -> None:
+    requests = Requests()
+    requests.remember(PAIR, [iq("1"), iq(None)], 10.0)
+    assert requests.judge(PAIR, iq("1", type="result"), 10.0) is None
+    assert requests.judge(PAIR, iq(None), 10.0) is None
+
+
+def test_old_ones_are_forgotten() -> None:
+    requests = Requests()
+    requests.remember(PAIR, [iq("1")], 0.0)
+    requests.suspect(OTHER, [("x@a.example", "1")], 1.0)
+    assert requests.judge(PAIR, iq("1"), MAX_AGE) is None
+    assert requests.is_suspicious(OTHER) and not requests.is_suspicious(PAIR)
+    requests.forget_old(MAX_AGE + 2.0)
+    assert not requests.is_suspicious(OTHER)
+    assert requests.judge(OTHER, iq("1"), 1.0) is None
+
+
+def test_the_memory_is_as_large_as_the_ring_of_the_sender() -> None:
+    requests = Requests()
+    requests.remember(PAIR, [iq(str(at)) for at in range(MAX_REQUESTS + 1)], 0.0)
+    assert requests.judge(PAIR, iq("0"), 0.0) is None
+    assert requests.judge(PAIR, iq("1"), 0.0) is Repeat.TAKEN
