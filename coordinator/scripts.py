@@ -62,3 +62,50 @@ LEAVE = """
 redis.call('HDEL', KEYS[2], ARGV[1])
 return redis.call('ZREM', KEYS[1], ARGV[1])
 """
+
+# A worker's journal is a stream; a sweeper's lease on it says who deals its entries: a worker id or
+# "swept". All keys of one worker share its hash tag.
+
+# KEYS[1] journal   KEYS[2] lease   KEYS[3] sealed journal
+# returns {newest number there or -1 if it was made now, 1 if others have taken what was there}
+OPEN_JOURNAL = """
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  local info = redis.call('XINFO', 'STREAM', KEYS[1])
+  for at = 1, #info, 2 do
+    if info[at] == 'last-generated-id' then
+      return {tonumber(string.match(info[at + 1], '^%d+')), 0}
+    end
+  end
+end
+redis.call('XADD', KEYS[1], '0-1', 'd', '')
+redis.call('XDEL', KEYS[1], '0-1')
+return {-1, redis.call('EXISTS', KEYS[2], KEYS[3]) > 0 and 1 or 0}
+"""
+
+# KEYS[1] journal   KEYS[2] lease   KEYS[3] sealed journal   ARGV[1] sweeper   ARGV[2] lease in ms
+# returns 1 if the sweeper has the lease; the journal is then sealed, its worker cannot add to it
+SEAL = """
+local holder = redis.call('GET', KEYS[2])
+if holder and holder ~= ARGV[1] and holder ~= 'swept' then return 0 end
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+if redis.call('EXISTS', KEYS[1]) == 1 and redis.call('XLEN', KEYS[3]) == 0 then
+  redis.call('RENAME', KEYS[1], KEYS[3])
+end
+return 1
+"""
+
+# KEYS[1] journal   KEYS[2] lease   KEYS[3] sealed journal   KEYS[4] inbox
+# ARGV[1] sweeper, or '' for the worker itself   ARGV[2] seconds for which the worker can still
+# learn of it   returns 1 if nothing is left
+FINISH = """
+if ARGV[1] ~= '' and redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+for _, at in ipairs({1, 3, 4}) do
+  if redis.call('EXISTS', KEYS[at]) == 1 and redis.call('XLEN', KEYS[at]) > 0 then
+    if ARGV[1] ~= '' then redis.call('DEL', KEYS[2]) end
+    return 0
+  end
+end
+redis.call('DEL', KEYS[1], KEYS[3], KEYS[4])
+if ARGV[1] ~= '' then redis.call('SET', KEYS[2], 'swept', 'EX', ARGV[2]) end
+return 1
+"""

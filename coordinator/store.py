@@ -1,42 +1,28 @@
-"""What is kept in Redis: routes, discovery results, heartbeats. The only module that speaks Redis.
+"""What is kept in Redis: routes, discovery results, heartbeats; journals: `journal_store.py`.
 
 Callers never see keys. Keys of one remote domain share its hash tag: one slot of a Cluster. Values
-read are untrusted: a bad one counts in `invalid_values` and is treated as absent. Any trouble with
-Redis is `StoreUnavailable`, within `COMMAND_TIMEOUT` seconds; for `PAUSE` seconds after one, calls
-fail at once (heartbeats and pings still try), so that a lost Redis costs its callers nothing.
+read are untrusted: a bad one counts in `invalid_values` and is treated as absent. How calls fail:
+`redis_client.py`.
 """
 
-import asyncio
-import hashlib
 import re
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Collection
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
-import redis.asyncio as redis_asyncio
-from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from coordinator import scripts
 from coordinator.config import Config
 from coordinator.domains import InvalidDomain, normalise_domain
+from coordinator.journal_store import JournalStore, is_worker_id
+from coordinator.redis_client import BadValue
+from coordinator.redis_client import StoreUnavailable as StoreUnavailable
 from coordinator.routes import DomainPair, Route
 
-COMMAND_TIMEOUT = 0.25
-PAUSE = 0.5
 MAX_DISCOVERY_BYTES = 131072
 
-_WORKER = re.compile(r"[^\x00-\x20/]{1,255}/[A-Za-z0-9_-]{1,32}\.[0-9a-f]{1,16}")
 _EPOCH = re.compile(r"[0-9]{1,16}")
-
-
-class StoreUnavailable(Exception):
-    """Redis did not do it: away, too slow, or refusing. Go on with what you know."""
 
 
 class Heartbeat(NamedTuple):
@@ -60,35 +46,12 @@ def shown_url(url: str) -> str:
     return parts._replace(netloc=f"{user}:***@{host}").geturl()
 
 
-class Store:
+class Store(JournalStore):
     """Routes, discovery and heartbeats; `prefix` keeps clusters on one Redis apart."""
 
     def __init__(self, url: str, prefix: str = "fedgate") -> None:
-        self.url = url
-        self.invalid_values = 0
-        self._prefix = prefix
-        self._client: Any = None
-        self._paused_until = 0.0
+        super().__init__(url, prefix)
         self._workers = [f"{{{prefix}}}:workers", f"{{{prefix}}}:worker-info"]
-
-    async def connect(self) -> None:
-        """Prove that Redis answers. Raises `StoreUnavailable`, or ValueError for a wrong url.
-
-        The store is usable even when this raises: each call connects by itself.
-        """
-        if self._client is None:
-            self._client = _open(self.url)
-        await self.ping()
-
-    async def close(self) -> None:
-        """Close all connections."""
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
-
-    async def ping(self) -> None:
-        """Raise `StoreUnavailable` unless Redis answers."""
-        await self._call(lambda: self._client.ping(), probe=True)
 
     async def acquire(self, pair: DomainPair, worker: str, live: Collection[str]) -> Route:
         """Make `worker` the owner unless a live worker is; returns the route as it stands.
@@ -107,7 +70,7 @@ class Store:
         for _ in range(2):
             try:
                 route = self._route(await self._script(scripts.ACQUIRE, [key], *arguments))
-            except _BadValue:
+            except BadValue:
                 route = None
             if route is not None:
                 return route
@@ -119,7 +82,7 @@ class Store:
         key = self._route_key(pair)
         try:
             return self._route(await self._call(lambda: self._client.hmget(key, "owner", "epoch")))
-        except _BadValue:
+        except BadValue:
             return None
 
     async def release(self, pair: DomainPair, worker: str, epoch: int) -> bool:
@@ -127,7 +90,7 @@ class Store:
         try:
             keys = [self._route_key(pair)]
             return bool(await self._script(scripts.RELEASE, keys, worker, epoch))
-        except _BadValue:
+        except BadValue:
             return False
 
     async def routes(self) -> AsyncIterator[tuple[DomainPair, Route]]:
@@ -156,7 +119,7 @@ class Store:
         key = f"{self._prefix}:discovery:{{{domain}}}"
         try:
             payload = await self._call(lambda: self._client.get(key))
-        except _BadValue:
+        except BadValue:
             return None
         if payload is not None and len(payload) > MAX_DISCOVERY_BYTES:
             self.invalid_values += 1
@@ -182,7 +145,7 @@ class Store:
     async def live_workers(self) -> list[str]:
         """The workers whose heartbeat has not run out, on all machines."""
         names = await self._script(scripts.LIVE, self._workers[:1])
-        return [name for name in map(_text, names) if _WORKER.fullmatch(name)]
+        return [name for name in map(_text, names) if is_worker_id(name)]
 
     async def leave(self, worker: str) -> None:
         """Take a worker off the live ones at once: it stops, or its process is known to be gone."""
@@ -205,7 +168,7 @@ class Store:
         if fields[0] is None and fields[1] is None:
             return None
         owner, epoch = _text(fields[0] or b""), _text(fields[1] or b"")
-        if _WORKER.fullmatch(owner) and _EPOCH.fullmatch(epoch):
+        if is_worker_id(owner) and _EPOCH.fullmatch(epoch):
             return Route(owner, int(epoch))
         self.invalid_values += 1
         return None
@@ -213,79 +176,12 @@ class Store:
     def _worker_info(self, name: bytes, info: bytes) -> tuple[str, dict[str, Any]]:
         worker = _text(name)
         try:
-            if _WORKER.fullmatch(worker):
+            if is_worker_id(worker):
                 return worker, msgspec.json.decode(info, type=dict[str, Any])
         except msgspec.DecodeError:
             pass  # counted below
         self.invalid_values += 1
         return "", {}
-
-    async def _script(
-        self, text: str, keys: list[str], *arguments: Any, probe: bool = False
-    ) -> Any:
-        async def run() -> Any:
-            try:
-                return await self._client.evalsha(_sha(text), len(keys), *keys, *arguments)
-            except NoScriptError:
-                return await self._client.eval(text, len(keys), *keys, *arguments)
-
-        return await self._call(run, probe=probe)
-
-    async def _call(self, run: Callable[[], Awaitable[Any]], *, probe: bool = False) -> Any:
-        """Run one command within the timeout. `probe`: also while calls are paused."""
-        if not probe and time.monotonic() < self._paused_until:
-            raise StoreUnavailable("Redis was away a moment ago")
-        if self._client is None:
-            self._client = _open(self.url)
-        try:
-            async with asyncio.timeout(COMMAND_TIMEOUT):
-                return await run()
-        except ResponseError as exc:
-            if str(exc).startswith("WRONGTYPE"):
-                self.invalid_values += 1
-                raise _BadValue from exc
-            raise StoreUnavailable(f"Redis refuses: {exc}") from exc
-        except (RedisError, OSError) as exc:  # OSError includes TimeoutError
-            self._paused_until = time.monotonic() + PAUSE
-            raise StoreUnavailable(f"Redis is away: {exc or type(exc).__name__}") from exc
-
-
-class _BadValue(Exception):
-    """A key holds what we never wrote."""
-
-
-def _open(url: str) -> Any:
-    """A client for any of the url forms. Raises ValueError for one that is none of them."""
-    # A connection that died in the pool shows on first use: one new attempt, inside the timeout.
-    options: dict[str, Any] = {
-        "socket_timeout": COMMAND_TIMEOUT,
-        "socket_connect_timeout": COMMAND_TIMEOUT,
-        "retry": Retry(NoBackoff(), 1),
-    }
-    parts = urlsplit(url)
-    if parts.scheme not in ("redis+sentinel", "redis+cluster"):
-        pool: redis_asyncio.BlockingConnectionPool = redis_asyncio.BlockingConnectionPool.from_url(
-            url, max_connections=16, timeout=COMMAND_TIMEOUT, **options
-        )
-        return redis_asyncio.Redis.from_pool(pool)
-    credentials = {"username": parts.username, "password": parts.password}
-    options |= {name: value for name, value in credentials.items() if value}
-    hosts = parts.netloc.rpartition("@")[2].split(",")
-    if parts.scheme == "redis+cluster":
-        nodes = [ClusterNode(*_host_port(host, 6379)) for host in hosts]
-        return RedisCluster(startup_nodes=nodes, **options)
-    sentinels = [_host_port(host, 26379) for host in hosts]
-    sentinel: Any = Sentinel(sentinels, sentinel_kwargs=options, **options)  # type: ignore[no-untyped-call]
-    return sentinel.master_for(parts.path.strip("/") or "mymaster")
-
-
-def _host_port(text: str, default: int) -> tuple[str, int]:
-    parts = urlsplit(f"//{text}")
-    return parts.hostname or "127.0.0.1", parts.port or default
-
-
-def _sha(text: str) -> str:
-    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def _text(data: bytes) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator import store as store_module
+from coordinator import redis_client
 from coordinator.config import Config
 from coordinator.embedded import EmbeddedRedis
 from coordinator.routes import DomainPair, Route
@@ -184,7 +184,7 @@ async def test_a_redis_that_hangs_costs_no_more_than_the_timeout(tmp_path: Path)
     started = asyncio.get_running_loop().time()
     with pytest.raises(StoreUnavailable):
         await store.ping()
-    assert asyncio.get_running_loop().time() - started < 4 * store_module.COMMAND_TIMEOUT
+    assert asyncio.get_running_loop().time() - started < 4 * redis_client.COMMAND_TIMEOUT
     await store.close()
     server.close()
 
@@ -207,7 +207,7 @@ async def test_a_refusing_redis_is_unavailable(store: Store):
 
 async def test_any_url_form_opens(tmp_path: Path):
     for url in ("redis+sentinel://h1,h2:1/main", "redis+cluster://u:p@127.0.0.1:1", "redis://h"):
-        assert store_module._open(url)
+        assert redis_client.open_client(url)
     with pytest.raises(ValueError, match="URL"):
         await Store("http://example").connect()
 

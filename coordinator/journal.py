@@ -1,0 +1,276 @@
+"""The journal's bookkeeping: what is unfinished, what Redis has confirmed, what to write next.
+
+No clock, no loop, no Redis: `journal_writer.py` acts on it. A `Record` is one run of stanzas of a
+domain pair; whatever records wait when an append begins become one entry of a Redis stream, which
+is deleted when all of them are complete. Only one append is in flight: what comes meanwhile goes
+together. The worker is the only writer and numbers its entries itself, so an append whose answer
+never came is known by its number: the next append deletes it, executed or not.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from coordinator.domains import InvalidDomain, normalise_domain
+from coordinator.routes import DomainPair
+
+Kind = Literal["out", "in", "note"]
+"""Stanzas to a remote domain, stanzas to the local server, requests of either direction that may
+have been executed already (only what names them)."""
+
+MAX_ENTRY_BYTES = 262144
+"""An entry is closed by the record that reaches this: a page of entries stays small to read."""
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[tuple[Kind, str, str, bytes]])
+
+
+class Record:
+    """One run of stanzas of one domain pair, in order, from `Journal.add` to `Journal.complete`.
+
+    `encode` is called once per write, and never for a record completed before; `size` in bytes is
+    what counts for the bound. `on_kept(True)`: Redis has confirmed it. `on_kept(False)`: Redis is
+    away, go on without; `on_kept(True)` may follow. Nothing is said after completion.
+    """
+
+    __slots__ = (
+        "added_at",
+        "encode",
+        "entry",
+        "is_complete",
+        "is_kept",
+        "kind",
+        "on_kept",
+        "pair",
+        "size",
+    )
+
+    def __init__(
+        self,
+        kind: Kind,
+        pair: DomainPair,
+        encode: Callable[[], bytes],
+        size: int,
+        on_kept: Callable[[bool], None] | None = None,
+    ) -> None:
+        self.kind: Kind = kind
+        self.pair = pair
+        self.encode: Callable[[], bytes] | None = encode
+        self.size = size
+        self.on_kept = on_kept
+        self.entry: Entry | None = None
+        self.added_at = 0.0
+        self.is_complete = False
+        self.is_kept = False
+        """Redis has confirmed it once."""
+
+
+class Entry:
+    """A confirmed entry of the stream and how many of its records are unfinished."""
+
+    __slots__ = ("number", "unfinished")
+
+    def __init__(self, number: int, unfinished: int) -> None:
+        self.number = number
+        self.unfinished = unfinished
+
+
+class Append(NamedTuple):
+    """What to write next: a new entry (none if `payload` is empty) and the entries to delete."""
+
+    number: int
+    payload: bytes
+    floor: int
+    """All entries below this number are finished."""
+    finished: list[int]
+    """Finished entries above the floor."""
+
+
+class Dealt(NamedTuple):
+    """A record as it is read back from Redis."""
+
+    kind: Kind
+    pair: DomainPair
+    data: bytes
+
+
+class InvalidEntry(Exception):
+    """An entry of a stream is not what we write."""
+
+
+def encode_entry(records: Iterable[Dealt]) -> bytes:
+    """The payload of an entry."""
+    return _encoder.encode([(kind, *pair, data) for kind, pair, data in records])
+
+
+def decode_entry(payload: bytes) -> list[Dealt]:
+    """The records of an entry; from Redis, so checked like any input: raises `InvalidEntry`."""
+    try:
+        return [
+            Dealt(kind, DomainPair(normalise_domain(local), normalise_domain(remote)), data)
+            for kind, local, remote, data in _decoder.decode(payload)
+        ]
+    except (msgspec.DecodeError, InvalidDomain) as exc:
+        raise InvalidEntry(str(exc)[:200]) from exc
+
+
+class Journal:
+    """All unfinished records of a worker, bounded by `max_bytes` and `max_age` (s)."""
+
+    def __init__(self, max_bytes: int, max_age: float) -> None:
+        self.max_bytes = max_bytes
+        self.max_age = max_age
+        self.bytes = 0
+        """The size of all unfinished records."""
+        self.waiting_bytes = 0
+        """The size of those no append has taken; some may be complete by now."""
+        # By age. Not a plain dict: finding its first key costs more with each deletion before it.
+        self._unfinished: OrderedDict[Record, None] = OrderedDict()
+        self._waiting: deque[Record] = deque()
+        self._flying: list[Record] | None = None
+        self._entries: OrderedDict[int, Entry] = OrderedDict()
+        self._finished: list[int] = []
+        self._deleting: list[int] = []
+        self._number = 0
+        self._confirmed = 0
+
+    def __len__(self) -> int:
+        """How many entries in Redis have unfinished records."""
+        return len(self._entries)
+
+    @property
+    def records(self) -> int:
+        """How many records are unfinished."""
+        return len(self._unfinished)
+
+    @property
+    def is_in_flight(self) -> bool:
+        """An append was begun and neither confirmed nor given up."""
+        return self._flying is not None
+
+    @property
+    def has_waiting(self) -> bool:
+        """Records wait for an append; they may be complete by now."""
+        return bool(self._waiting)
+
+    @property
+    def has_work(self) -> bool:
+        """There is something that `next_append` might return."""
+        return bool(self._waiting or self._finished)
+
+    def add(self, record: Record, now: float) -> None:
+        """Begin to hold a record. The bounds are the caller's to ask for: `is_full`."""
+        record.added_at = now
+        self._unfinished[record] = None
+        self._waiting.append(record)
+        self.bytes += record.size
+        self.waiting_bytes += record.size
+
+    def complete(self, record: Record) -> None:
+        """All stanzas of the record are settled. May be repeated."""
+        if record.is_complete:
+            return
+        record.is_complete = True
+        record.encode = record.on_kept = None
+        del self._unfinished[record]
+        self.bytes -= record.size
+        if record.entry is not None:
+            self._leave(record.entry)
+
+    def is_full(self, now: float) -> bool:
+        """Too much is unfinished, or for too long: accept nothing more that needs the journal."""
+        if self.bytes > self.max_bytes:
+            return True
+        oldest = next(iter(self._unfinished), None)
+        return oldest is not None and now - oldest.added_at > self.max_age
+
+    def next_append(self) -> Append | None:
+        """Begin the next append; None while one is in flight, or if there is nothing to write.
+
+        Afterwards call `appended` or `lose_contact`.
+        """
+        if self._flying is not None:
+            return None
+        taken: list[Record] = []
+        contents: list[tuple[Kind, str, str, bytes]] = []
+        size, waiting = 0, self._waiting
+        while waiting and size < MAX_ENTRY_BYTES:
+            record = waiting.popleft()
+            self.waiting_bytes -= record.size
+            if record.encode is not None:
+                taken.append(record)
+                contents.append((record.kind, *record.pair, record.encode()))
+                size += record.size
+        if not taken and not self._finished:
+            return None
+        if taken:
+            self._number += 1
+        self._flying = taken
+        floor = next(iter(self._entries), self._number if taken else self._number + 1)
+        finished = [number for number in self._finished if number > floor]
+        self._deleting, self._finished = self._finished, []
+        return Append(self._number, _encoder.encode(contents) if taken else b"", floor, finished)
+
+    def appended(self) -> None:
+        """Redis has done the append in flight: tell those who wait for it."""
+        taken, self._flying = self._flying or [], None
+        unfinished = [record for record in taken if not record.is_complete]
+        if taken:
+            self._confirmed = self._number
+        if unfinished:
+            entry = Entry(self._number, len(unfinished))
+            self._entries[entry.number] = entry
+            for record in unfinished:
+                record.entry = entry
+        elif taken:
+            self._finished.append(self._number)
+        for record in unfinished:
+            if not record.is_kept:
+                record.is_kept = True
+                if record.on_kept is not None:
+                    record.on_kept(True)
+
+    def lose_contact(self) -> None:
+        """Redis does not answer: those who wait go on without. Call it again for what is added.
+
+        Nothing more is written before `regain_contact`.
+        """
+        waiting = list(self._waiting)
+        if self._flying is not None:
+            self._finished += self._deleting
+            if self._flying:
+                self._finished.append(self._number)  # perhaps executed
+            waiting[:0] = self._flying
+            self._flying = None
+        self._waiting.clear()
+        self.waiting_bytes = 0
+        for record in waiting:
+            if not record.is_kept and record.on_kept is not None:
+                record.on_kept(False)
+
+    def regain_contact(self, last: int | None, *, is_sealed: bool = False) -> None:
+        """Redis answers again, and `last` is the newest number it knows; None: the stream is new.
+
+        What is missing there is written again; `is_sealed`: others took what was there and will
+        send it, so that is not written again.
+        """
+        self._number = max(self._number, last or 0)
+        if is_sealed or (last or 0) < self._confirmed:
+            for record in self._unfinished:
+                if record.entry is not None:
+                    record.entry = _ELSEWHERE if is_sealed else None
+            self._entries.clear()
+            self._finished.clear()
+        self._confirmed = last or 0
+        self._waiting = deque(record for record in self._unfinished if record.entry is None)
+        self.waiting_bytes = sum(record.size for record in self._waiting)
+
+    def _leave(self, entry: Entry) -> None:
+        entry.unfinished -= 1
+        if not entry.unfinished and self._entries.pop(entry.number, None) is not None:
+            self._finished.append(entry.number)
+
+
+_ELSEWHERE = Entry(0, 0)  # never reaches 0 again: its count only falls

@@ -1,0 +1,194 @@
+"""Writes a worker's journal to Redis: all that was added since the last append, in one command.
+
+The first record after a pause is written at the end of its loop turn. While an append is in flight,
+and for `INTERVAL` after one began, records gather, unless they reach `HURRY_BYTES`: the more there
+is to do, the less an append costs per stanza. Completions ride along with appends, or follow after
+`FLUSH_DELAY`. An append without an answer in `COMMAND_TIMEOUT` means that Redis is away: those who
+wait go on without, and what is unfinished is written when it is back.
+"""
+
+import asyncio
+import logging
+import time
+
+from coordinator.config import Journal as JournalConfig
+from coordinator.journal import Journal, Record
+from coordinator.journal_link import JournalLink
+from coordinator.journal_store import JournalStore
+from coordinator.redis_client import COMMAND_TIMEOUT, StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 0.002  # seconds between the beginnings of two appends
+HURRY_BYTES = 65536
+FLUSH_DELAY = 0.05
+RETRY_INTERVAL = 0.5  # seconds between two attempts to reach a lost Redis
+FINISH_TIMEOUT = 1.0
+
+
+class JournalWriter:
+    """One worker's journal. `add` and `complete` may be called at any time, also before `start`."""
+
+    def __init__(self, store: JournalStore, worker: str, config: JournalConfig) -> None:
+        self._store = store
+        self._worker = worker
+        self._journal = Journal(config.max_bytes, config.max_age)
+        self._link: JournalLink | None = None
+        self._lost = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.Handle | None = None
+        self._is_urgent = False
+        self._watch: asyncio.TimerHandle | None = None
+        self._sent_at = 0.0
+
+    @property
+    def available(self) -> bool:
+        """Redis answers; else records are not kept, and their `on_kept(False)` says so."""
+        return self._link is not None
+
+    @property
+    def bytes(self) -> int:
+        """The size of all unfinished records."""
+        return self._journal.bytes
+
+    @property
+    def entries(self) -> int:
+        """How many entries in Redis have unfinished records."""
+        return len(self._journal)
+
+    @property
+    def is_full(self) -> bool:
+        """More than max_bytes are unfinished, or something is for longer than max_age."""
+        return self._journal.is_full(time.monotonic())
+
+    async def start(self) -> None:
+        """Open the journal if Redis is there; if not, it is opened when it comes."""
+        await self._open()
+        self._task = asyncio.create_task(self._stay_open())
+
+    async def close(self) -> None:
+        """Write what waits and, when all is complete, leave nothing in Redis."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        if self._link is not None:
+            try:
+                await self._flush()
+                if not self._journal.records:
+                    await self._store.finish(self._worker, "")
+            except (StoreUnavailable, TimeoutError):
+                pass  # a sweep finds what is left
+        self._drop_link()
+        for handle in (self._timer, self._watch):
+            if handle is not None:
+                handle.cancel()
+
+    def add(self, record: Record) -> None:
+        """Hold a record from now on: it is written soon, unless it is complete before."""
+        self._journal.add(record, time.monotonic())
+        if self._timer is None or self._journal.waiting_bytes >= HURRY_BYTES:
+            self._schedule()
+
+    def complete(self, record: Record) -> None:
+        """All stanzas of the record are settled. May be repeated."""
+        self._journal.complete(record)
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().call_later(FLUSH_DELAY, self._on_watch)
+
+    # The connection.
+
+    async def _stay_open(self) -> None:
+        while True:
+            if self._link is not None:
+                await self._lost.wait()
+            else:
+                await asyncio.sleep(RETRY_INTERVAL)
+            await self._open()
+
+    async def _open(self) -> None:
+        link: JournalLink | None = None
+        try:
+            link = await self._store.link_journal(self._worker, self)
+            opened = await self._store.open_journal(self._worker)
+        except StoreUnavailable as exc:
+            log.debug("journal: %s", exc)
+            if link is not None:
+                link.close()
+            return
+        if link.is_closed:
+            return
+        if opened.is_sealed:
+            log.warning("the journal was taken over by others while this worker was silent")
+        self._lost.clear()
+        self._link = link
+        self._journal.regain_contact(opened.last, is_sealed=opened.is_sealed)
+        self._schedule()
+
+    def link_lost(self) -> None:
+        """The connection is gone, or the journal behind it is not what we know."""
+        self._drop_link()
+        self._lost.set()
+        self._schedule()
+
+    def _drop_link(self) -> None:
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    # Appends.
+
+    def append_answered(self, *, done: bool) -> None:
+        """The append in flight was done, or found no journal: sealed, or lost with Redis' data."""
+        if not done:
+            self.link_lost()
+            return
+        self._journal.appended()
+        if self._journal.has_waiting:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        """Call `_turn` at the end of this loop turn, or as soon as the interval allows."""
+        delay = self._sent_at + INTERVAL - time.monotonic()
+        if delay <= 0 or self._journal.waiting_bytes >= HURRY_BYTES or self._link is None:
+            if self._is_urgent:
+                return
+            if self._timer is not None:
+                self._timer.cancel()
+            self._is_urgent = True
+            self._timer = asyncio.get_running_loop().call_soon(self._turn)
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(delay, self._turn)
+
+    def _turn(self) -> None:
+        self._timer, self._is_urgent = None, False
+        if self._link is None:
+            self._journal.lose_contact()
+        elif (append := self._journal.next_append()) is not None:
+            self._sent_at = time.monotonic()
+            self._link.send(append)
+            if self._watch is None:
+                self._watch = asyncio.get_running_loop().call_later(FLUSH_DELAY, self._on_watch)
+
+    def _on_watch(self) -> None:
+        """Every `FLUSH_DELAY` while there is something to watch: lateness, and completions."""
+        self._watch = None
+        if self._link is None:
+            return
+        if self._journal.is_in_flight and time.monotonic() - self._sent_at > COMMAND_TIMEOUT:
+            log.warning("the journal's append has had no answer for %g s", COMMAND_TIMEOUT)
+            self.link_lost()
+        elif self._journal.is_in_flight or self._journal.has_work:
+            self._turn_now()
+            self._watch = asyncio.get_running_loop().call_later(FLUSH_DELAY, self._on_watch)
+
+    def _turn_now(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._turn()
+
+    async def _flush(self) -> None:
+        """Write what waits, as long as Redis answers."""
+        async with asyncio.timeout(FINISH_TIMEOUT):
+            while self._link is not None and (self._journal.has_work or self._journal.is_in_flight):
+                self._turn_now()
+                await asyncio.sleep(INTERVAL)

@@ -1,0 +1,131 @@
+"""The way to any kind of Redis: one server, Sentinel or Cluster, over TCP, TLS or a unix socket.
+
+Any trouble is `StoreUnavailable`, within `COMMAND_TIMEOUT` seconds; for `PAUSE` seconds after one,
+calls fail at once (probes still try), so that a lost Redis costs its callers nothing.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis.asyncio as redis_asyncio
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+COMMAND_TIMEOUT = 0.25
+PAUSE = 0.5
+
+
+class StoreUnavailable(Exception):
+    """Redis did not do it: away, too slow, or refusing. Go on with what you know."""
+
+
+class BadValue(Exception):
+    """A key holds what we never wrote: treat it as absent."""
+
+
+class RedisClient:
+    """Commands and scripts within their time; usable before Redis is there.
+
+    `prefix` begins every key. `invalid_values` counts what was read and is not what we write.
+    """
+
+    def __init__(self, url: str, prefix: str = "fedgate") -> None:
+        self.url = url
+        self.invalid_values = 0
+        self._prefix = prefix
+        self._client: Any = None
+        self._paused_until = 0.0
+
+    async def connect(self) -> None:
+        """Prove that Redis answers. Raises `StoreUnavailable`, or ValueError for a wrong url.
+
+        The store is usable even when this raises: each call connects by itself.
+        """
+        if self._client is None:
+            self._client = open_client(self.url)
+        await self.ping()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    async def ping(self) -> None:
+        """Raise `StoreUnavailable` unless Redis answers."""
+        await self._call(lambda: self._client.ping(), probe=True)
+
+    async def _script(
+        self, text: str, keys: list[str], *arguments: Any, probe: bool = False
+    ) -> Any:
+        """Run a Lua text; all its keys are of one slot."""
+
+        async def run() -> Any:
+            try:
+                return await self._client.evalsha(_sha(text), len(keys), *keys, *arguments)
+            except NoScriptError:
+                return await self._client.eval(text, len(keys), *keys, *arguments)
+
+        return await self._call(run, probe=probe)
+
+    async def _call(self, run: Callable[[], Awaitable[Any]], *, probe: bool = False) -> Any:
+        """Run one command within the timeout. `probe`: also while calls are paused.
+
+        Raises `StoreUnavailable`, or `BadValue` for a key of another type.
+        """
+        if not probe and time.monotonic() < self._paused_until:
+            raise StoreUnavailable("Redis was away a moment ago")
+        if self._client is None:
+            self._client = open_client(self.url)
+        try:
+            async with asyncio.timeout(COMMAND_TIMEOUT):
+                return await run()
+        except ResponseError as exc:
+            if str(exc).startswith("WRONGTYPE"):
+                self.invalid_values += 1
+                raise BadValue from exc
+            raise StoreUnavailable(f"Redis refuses: {exc}") from exc
+        except (RedisError, OSError) as exc:  # OSError includes TimeoutError
+            self._paused_until = time.monotonic() + PAUSE
+            raise StoreUnavailable(f"Redis is away: {exc or type(exc).__name__}") from exc
+
+
+def open_client(url: str) -> Any:
+    """A client for any of the url forms. Raises ValueError for one that is none of them."""
+    # A connection that died in the pool shows on first use: one new attempt, inside the timeout.
+    options: dict[str, Any] = {
+        "socket_timeout": COMMAND_TIMEOUT,
+        "socket_connect_timeout": COMMAND_TIMEOUT,
+        "retry": Retry(NoBackoff(), 1),
+    }
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis+sentinel", "redis+cluster"):
+        pool: redis_asyncio.BlockingConnectionPool = redis_asyncio.BlockingConnectionPool.from_url(
+            url, max_connections=16, timeout=COMMAND_TIMEOUT, **options
+        )
+        return redis_asyncio.Redis.from_pool(pool)
+    credentials = {"username": parts.username, "password": parts.password}
+    options |= {name: value for name, value in credentials.items() if value}
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    if parts.scheme == "redis+cluster":
+        nodes = [ClusterNode(*_host_port(host, 6379)) for host in hosts]
+        return RedisCluster(startup_nodes=nodes, **options)
+    sentinels = [_host_port(host, 26379) for host in hosts]
+    sentinel: Any = Sentinel(sentinels, sentinel_kwargs=options, **options)  # type: ignore[no-untyped-call]
+    return sentinel.master_for(parts.path.strip("/") or "mymaster")
+
+
+def _host_port(text: str, default: int) -> tuple[str, int]:
+    parts = urlsplit(f"//{text}")
+    return parts.hostname or "127.0.0.1", parts.port or default
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
