@@ -59,12 +59,13 @@ class Store(JournalStore):
         `live` spares a look when it names the owner; an owner not in it is looked up before it
         loses the route. The route is ours when `.owner == worker`.
         """
-        route = await self._acquire(pair, worker, None)
+        route = await self.take(pair, worker, None)
         if route.owner in (worker, *live) or route.owner in await self.live_workers():
             return route
-        return await self._acquire(pair, worker, route)
+        return await self.take(pair, worker, route)
 
-    async def _acquire(self, pair: DomainPair, worker: str, replaced: Route | None) -> Route:
+    async def take(self, pair: DomainPair, worker: str, replaced: Route | None) -> Route:
+        """Make `worker` the owner if there is none or it is as in `replaced`; the route after it."""
         key = self._route_key(pair)
         arguments = (worker, *(replaced or ("", "")))
         for _ in range(2):
