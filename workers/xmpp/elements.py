@@ -109,9 +109,47 @@ def sm_answer(h: int) -> bytes:
     return b"<a xmlns='urn:xmpp:sm:3' h='%d'/>" % h
 
 
-def sm_failed(condition: str) -> bytes:
-    """Answer to `<enable/>` or `<resume/>` that cannot be; `condition` is a stanza condition."""
-    return f"<failed xmlns='{SM}'><{condition} xmlns='{STANZA_ERRORS}'/></failed>".encode()
+def sm_failed(condition: str, h: int | None = None) -> bytes:
+    """Answer to `<enable/>` or `<resume/>` that cannot be; `condition` is a stanza condition.
+
+    `h`: how many stanzas of the stream that cannot be resumed were handled, if known.
+    """
+    told = "" if h is None else f" h='{h:d}'"
+    return f"<failed xmlns='{SM}'{told}><{condition} xmlns='{STANZA_ERRORS}'/></failed>".encode()
+
+
+def sm_enable(seconds: int = 0) -> bytes:
+    """Ask for acknowledgements, and for a stream that can be resumed for so many seconds (§5)."""
+    return (
+        f"<enable xmlns='{SM}' resume='true' max='{seconds:d}'/>".encode() if seconds else SM_ENABLE
+    )
+
+
+def sm_enabled(id: str = "", seconds: int = 0) -> bytes:
+    """The answer; with `id` the stream can be resumed."""
+    if not id:
+        return SM_ENABLED
+    return f"<enabled xmlns='{SM}' id={attribute(id)} resume='true' max='{seconds:d}'/>".encode()
+
+
+def sm_resume(id: str, h: int) -> bytes:
+    """Ask to go on with a lost stream of which `h` stanzas are handled (XEP-0198 §5)."""
+    return f"<resume xmlns='{SM}' previd={attribute(id)} h='{h:d}'/>".encode()
+
+
+def sm_resumed(id: str, h: int) -> bytes:
+    """The answer: the lost stream goes on, `h` of the peer's stanzas are handled."""
+    return f"<resumed xmlns='{SM}' previd={attribute(id)} h='{h:d}'/>".encode()
+
+
+def seconds_of(element: etree._Element, name: str) -> int:
+    """An attribute that is a number of seconds, 0 if it is absent or nonsense."""
+    return _digits(element.get(name, ""))
+
+
+def is_true(element: etree._Element, name: str) -> bool:
+    """An attribute of type xs:boolean, false if it is absent or nonsense."""
+    return element.get(name) in ("true", "1")
 
 
 def handled_count_too_high(h: int, send_count: int) -> bytes:
@@ -156,15 +194,23 @@ def parse_features(element: etree._Element) -> Features:
         starttls=element.find(namespaces.STARTTLS) is not None,
         management=element.find(namespaces.SM_FEATURE) is not None,
         dialback=element.find(namespaces.DIALBACK_FEATURE_ELEMENT) is not None,
-        bidi=element.find(f"{{{namespaces.BIDI_FEATURE}}}bidi") is not None,
+        bidi=element.find(namespaces.BIDI_FEATURE_ELEMENT) is not None,
         max_bytes=_number(limit, namespaces.MAX_BYTES),
         idle_seconds=_number(limit, namespaces.IDLE_SECONDS),
     )
 
 
 def _number(parent: etree._Element | None, tag: str) -> int:
-    text = "" if parent is None else (parent.findtext(tag) or "").strip()
+    return 0 if parent is None else _digits((parent.findtext(tag) or "").strip())
+
+
+def _digits(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else 0
+
+
+def bidi_max_bytes(element: etree._Element) -> int:
+    """The largest stanza that may be sent back, 0 if not named (XEP-0478 §3.2)."""
+    return _number(element.find(namespaces.LIMITS_ELEMENT), namespaces.MAX_BYTES)
 
 
 def peer_domain(text: str | None) -> str:

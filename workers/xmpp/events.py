@@ -72,6 +72,27 @@ class Acknowledged:
 
 
 @dataclass(slots=True)
+class ManagementEnabled:
+    """A peer that opened its stream to us counts from here on (XEP-0198).
+
+    Reported on streams that go both ways or may be resumed, with `id`, if their connection is lost.
+    """
+
+    id: str = ""
+
+
+@dataclass(slots=True)
+class ResumptionRequested:
+    """The peer wants to go on with its lost stream `id`, of which it has handled `h` stanzas.
+
+    Nothing else is accepted until `accept_resumption` or `refuse_resumption` is called.
+    """
+
+    id: str
+    h: int
+
+
+@dataclass(slots=True)
 class DialbackKeyReceived:
     """XEP-0220 §2.1.1: verify the key elsewhere, then call `answer_dialback`."""
 
@@ -130,6 +151,8 @@ Event = (
     | StanzasReceived
     | StanzaRefused
     | Acknowledged
+    | ManagementEnabled
+    | ResumptionRequested
     | DialbackKeyReceived
     | VerifyRequested
     | VerifyAnswered

@@ -1,4 +1,6 @@
-"""The initiating server's half of a stream: open, STARTTLS, EXTERNAL or dialback."""
+"""The initiating server's half of a stream: open, STARTTLS, EXTERNAL or dialback, and taking up
+a lost stream again.
+"""
 
 from collections.abc import Callable
 
@@ -14,6 +16,8 @@ from workers.xmpp.events import (
     TlsStarting,
 )
 from workers.xmpp.framing import Framing
+from workers.xmpp.managed import handled_count, too_high
+from workers.xmpp.management import MAX_ID_BYTES, HandledCountTooHigh, Suspended
 from workers.xmpp.parser import Element, StreamHeader
 from workers.xmpp.stream import (
     Handlers,
@@ -41,11 +45,19 @@ class InitiatingStream(ServerStream):
         *,
         sender: str,
         target: str,
+        resume: Suspended | None = None,
     ) -> None:
+        """`resume`: the lost stream of the same pair to go on with, nothing of it pending.
+
+        Afterwards `resumed` tells whether the peer agreed, and in both cases `covered` how many
+        stanzas of the lost stream it has acknowledged now.
+        """
         super().__init__(config, framing, parse, parser, now)
         self.sender = sender
         self.target = target
         self.authenticated_by = ""
+        self.covered = 0
+        self._resume = resume
         self._external_failure = ""
         self._answering_domain = ""
         self._results = Outstanding()
@@ -107,18 +119,34 @@ class InitiatingStream(ServerStream):
         elif config.verify_only:
             self._establish()
             self._events.append(StreamEstablished())
-        elif config.use_external and sasl.MECHANISM in features.mechanisms:
+        else:
+            self._authenticate(features)
+
+    def _authenticate(self, features: elements.Features) -> None:
+        config = self.config
+        if features.bidi and config.use_bidi:  # XEP-0288 §2.2: before, and without an answer
+            self.bidirectional = True
+            self._out.append(elements.bidi(config.limits.stanza_bytes))
+        if config.use_external and sasl.MECHANISM in features.mechanisms:
             self._out.append(elements.auth(sasl.MECHANISM, sasl.initial_response(self.sender)))
             self.state = State.AUTHENTICATING
         else:
             self._try_dialback("SASL EXTERNAL is not offered" if config.use_external else "")
 
     def _on_final_features(self, features: elements.Features) -> None:
-        if features.management and self.config.use_management:
-            self._out.append(elements.SM_ENABLE)
-            self.state = State.ENABLING
-        else:
+        # Stanzas may come from now on, if they come at all.
+        self._parser.authenticated = self.bidirectional
+        if not (features.management and self.config.use_management):
             self._ready()
+        elif self._resume is not None:
+            self._out.append(elements.sm_resume(self._resume.id, self._resume.received.answer()))
+            self.state = State.RESUMING
+        else:
+            self._enable()
+
+    def _enable(self) -> None:
+        self._out.append(elements.sm_enable(self.config.resumption_seconds))
+        self.state = State.ENABLING
 
     def _on_proceed(self, element: etree._Element) -> None:
         self.state = State.WAIT_TLS
@@ -128,9 +156,15 @@ class InitiatingStream(ServerStream):
         self._give_up("the peer refused STARTTLS")
 
     def _on_success(self, element: etree._Element) -> None:
-        self.authenticated_by = "external"
-        self._events.append(Authenticated(self.sender, self.target, "external"))
+        self._prove("external")
         self._restart()
+
+    def _prove(self, by: str) -> None:
+        self.authenticated_by = by
+        if self.bidirectional:
+            # One proof serves both ways, but for no other pair.
+            self.pairs.add((self.target, self.sender))
+        self._events.append(Authenticated(self.sender, self.target, by))
 
     def _on_failure(self, element: etree._Element) -> None:
         self._try_dialback(f"SASL EXTERNAL failed: {elements.parse_sasl_failure(element)}")
@@ -158,14 +192,15 @@ class InitiatingStream(ServerStream):
         sender, target = elements.dialback_addresses(element)
         outcome = element.get("type")
         if outcome is None:
-            raise RemoteProtocolError(
-                StreamCondition.UNSUPPORTED_STANZA_TYPE, "this stream goes one way (no bidi)"
-            )
+            self._check_bidirectional()
+            # XEP-0220 §2.5: the condition that asks for a stream of the peer's own.
+            refusal = elements.db_result(target, sender, type="error", error="resource-constraint")
+            self._out.append(refusal)
+            return
         if not self._results.settle(target, sender):
             return  # XEP-0220 §3.1: never believe an answer to no question
         if outcome == "valid":
-            self.authenticated_by = "dialback"
-            self._events.append(Authenticated(self.sender, self.target, "dialback"))
+            self._prove("dialback")
             self._ready()
         else:
             reason = f"dialback answered {outcome}"
@@ -174,20 +209,62 @@ class InitiatingStream(ServerStream):
             )
 
     def _on_verify(self, element: etree._Element) -> None:
-        if element.get("type") is None:
+        if element.get("type") is not None:
+            self._on_verify_answer(element)
+            return
+        self._check_bidirectional()
+        sender, target = elements.dialback_addresses(element)
+        id = element.get("id", "")
+        self._out.append(
+            elements.db_verify(target, sender, id, type="error", error="resource-constraint")
+        )
+
+    def _check_bidirectional(self) -> None:
+        if not self.bidirectional:
             raise RemoteProtocolError(
                 StreamCondition.UNSUPPORTED_STANZA_TYPE, "this stream goes one way (no bidi)"
             )
-        self._on_verify_answer(element)
 
     def _on_enabled(self, element: etree._Element) -> None:
         # Both directions count (XEP-0198 §3), though on this one nothing comes back: Prosody asks
         # an idle stream for an acknowledgement and wants its `h='0'`.
         self.sent.enabled = self.received.enabled = True
+        id = element.get("id", "")
+        if (
+            self.config.resumption_seconds
+            and elements.is_true(element, "resume")
+            and 0 < len(id.encode()) <= MAX_ID_BYTES
+        ):
+            self._resumption_id = id
+            ours = self.config.resumption_seconds
+            self._resumption_seconds = min(elements.seconds_of(element, "max") or ours, ours)
         self._ready()
 
     def _on_enable_failed(self, element: etree._Element) -> None:
         self._ready()
+
+    def _on_resumed(self, element: etree._Element) -> None:
+        assert self._resume is not None
+        if element.get("previd") != self._resume.id:
+            raise RemoteProtocolError(
+                StreamCondition.UNDEFINED_CONDITION, "another stream was to be resumed"
+            )
+        try:
+            self.covered = self._resume.sent.resume(handled_count(element))
+        except HandledCountTooHigh as exc:
+            raise too_high(exc) from None
+        self._take_up(self._resume)
+        self._ready()
+
+    def _on_resume_failed(self, element: etree._Element) -> None:
+        assert self._resume is not None
+        if element.get("h") is not None:
+            # XEP-0198 §5: what was handled of the stream that cannot be resumed.
+            try:
+                self.covered = self._resume.sent.resume(handled_count(element))
+            except HandledCountTooHigh as exc:
+                raise too_high(exc) from None
+        self._enable()
 
     def _ready(self) -> None:
         self._may_send = True
@@ -210,6 +287,8 @@ class InitiatingStream(ServerStream):
         (State.PROVING, namespaces.RESULT): _on_result,
         (State.ENABLING, namespaces.SM_ENABLED): _on_enabled,
         (State.ENABLING, namespaces.SM_FAILED): _on_enable_failed,
+        (State.RESUMING, namespaces.SM_RESUMED): _on_resumed,
+        (State.RESUMING, namespaces.SM_FAILED): _on_resume_failed,
         (State.ESTABLISHED, namespaces.FEATURES): _ignore,
         (State.ESTABLISHED, namespaces.RESULT): _on_result,
         (State.ESTABLISHED, namespaces.VERIFY): _on_verify,

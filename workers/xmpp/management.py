@@ -1,6 +1,10 @@
-"""Stream management counters (XEP-0198 §4), one direction each; no resumption."""
+"""Stream management counters (XEP-0198 §4), one direction each, and what outlives a connection."""
+
+from dataclasses import dataclass
 
 MODULO = 1 << 32
+# XEP-0198 §5: an id is opaque and at most so many bytes.
+MAX_ID_BYTES = 4000
 
 
 class HandledCountTooHigh(Exception):
@@ -37,6 +41,19 @@ class Sent:
             raise HandledCountTooHigh(h, self.total % MODULO)
         self.acknowledged += count
         return count
+
+    def resume(self, h: int) -> int:
+        """The peer resumes with `h`: return how many stanzas it newly covers.
+
+        A peer whose first process died may know less than it has acknowledged: both sides then
+        count on from what it knows. Raises `HandledCountTooHigh`.
+        """
+        behind = (self.acknowledged - h) % MODULO
+        if 0 < behind < MODULO // 2:
+            self.acknowledged -= behind
+            self.total -= behind
+            return 0
+        return self.acknowledge(h)
 
     def should_request(self) -> bool:
         """True once per batch: something was sent since the last `<r/>`."""
@@ -88,3 +105,21 @@ class Received:
     def answer(self) -> int:
         self.answered = self.handled
         return self.h
+
+
+@dataclass(slots=True)
+class Suspended:
+    """A stream whose connection was lost, as another one can resume it (XEP-0198 §5).
+
+    The counters are the lost stream's own: what is still handled of what it received goes on
+    counting. Resume when nothing is pending any more: what `received.h` does not cover comes again.
+    """
+
+    id: str
+    sender: str
+    target: str
+    sent: Sent
+    received: Received
+    seconds: int
+    """For how long the receiving server keeps it."""
+    bidirectional: bool = False

@@ -1,6 +1,7 @@
 """Every XML namespace and expanded name that fedgate speaks; `{ns}local` is built only here."""
 
 SERVER = "jabber:server"
+COMPONENT = "jabber:component:accept"
 STREAM = "http://etherx.jabber.org/streams"
 DIALBACK = "jabber:server:dialback"
 FRAMING_SERVER = "urn:ietf:params:xml:ns:xmpp-framing-server"
@@ -21,6 +22,9 @@ MESSAGE = f"{{{SERVER}}}message"
 PRESENCE = f"{{{SERVER}}}presence"
 IQ = f"{{{SERVER}}}iq"
 STANZAS = {MESSAGE: "message", PRESENCE: "presence", IQ: "iq"}
+
+HANDSHAKE = f"{{{COMPONENT}}}handshake"
+COMPONENT_STANZAS = {f"{{{COMPONENT}}}{name}": name for name in STANZAS.values()}
 
 STREAM_HEADER = f"{{{STREAM}}}stream"
 FEATURES = f"{{{STREAM}}}features"
@@ -56,6 +60,7 @@ SM_REQUEST = f"{{{SM}}}r"
 SM_ANSWER = f"{{{SM}}}a"
 
 BIDI_ELEMENT = f"{{{BIDI}}}bidi"
+BIDI_FEATURE_ELEMENT = f"{{{BIDI_FEATURE}}}bidi"
 LIMITS_ELEMENT = f"{{{LIMITS}}}limits"
 MAX_BYTES = f"{{{LIMITS}}}max-bytes"
 IDLE_SECONDS = f"{{{LIMITS}}}idle-seconds"

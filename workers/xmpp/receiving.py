@@ -1,4 +1,4 @@
-"""The receiving server's half of a stream: features, EXTERNAL, dialback results."""
+"""The receiving server's half of a stream: features, EXTERNAL, dialback results, resumption."""
 
 from collections.abc import Callable
 
@@ -10,6 +10,8 @@ from workers.xmpp.errors import LocalProtocolError, RemoteProtocolError, StreamC
 from workers.xmpp.events import (
     Authenticated,
     DialbackKeyReceived,
+    ManagementEnabled,
+    ResumptionRequested,
     StreamEstablished,
     StreamOpened,
     TlsStarting,
@@ -17,7 +19,10 @@ from workers.xmpp.events import (
 )
 from workers.xmpp.framing import Framing
 from workers.xmpp.jid import InvalidJid, domain_of
+from workers.xmpp.managed import handled_count, too_high
+from workers.xmpp.management import MAX_ID_BYTES, HandledCountTooHigh, Suspended
 from workers.xmpp.parser import Element, StreamHeader
+from workers.xmpp.stanza import Stanza
 from workers.xmpp.stream import (
     Handlers,
     Parser,
@@ -46,10 +51,13 @@ class ReceivingStream(ServerStream):
         now: float,
         *,
         new_id: Callable[[], str],
+        new_resumption_id: Callable[[], str] | None = None,
     ) -> None:
+        """`new_resumption_id` names a stream that may be resumed; "" if this one may not."""
         super().__init__(config, framing, parse, parser, now)
         self.state = State.WAIT_HEADER
         self._new_id = new_id
+        self._new_resumption_id = new_resumption_id
         self._external = False
         self._external_reason = ""
         self._dialback = False
@@ -72,6 +80,8 @@ class ReceivingStream(ServerStream):
         children = []
         if external:
             children.append(elements.mechanisms(sasl.MECHANISM))
+        if self.config.use_bidi:
+            children.append(elements.BIDI_FEATURE)
         if dialback:
             children.append(elements.DIALBACK_FEATURE)
         # After SASL new features follow, after dialback none: then these must last.
@@ -79,6 +89,48 @@ class ReceivingStream(ServerStream):
         children.append(elements.limits(limits.stanza_bytes if dialback else limits.preauth_bytes))
         self._send_header_and_features(children)
         self.state = State.NEGOTIATING
+
+    def send_stanzas(self, stanzas: list[Stanza]) -> None:
+        pairs = self.pairs
+        for stanza in stanzas:
+            # XEP-0288 §2.2: only where the peer has proved to be the target.
+            if (stanza.target_domain, stanza.sender_domain) not in pairs:
+                raise LocalProtocolError(f"{stanza!r} is not of a pair authenticated here")
+        super().send_stanzas(stanzas)
+
+    def accept_resumption(self, suspended: Suspended, h: int) -> int:
+        """Answer `ResumptionRequested`: go on with the lost stream, of which nothing is pending.
+
+        Returns how many stanzas of ours `h` newly covers; `send_again` the rest. Does nothing on a
+        stream that has ended meanwhile, ends it if `h` is too high: then `resumed` stays False.
+        Raises `LocalProtocolError` if nothing was requested or the pair is another.
+        """
+        if self.state >= State.SETTLING:
+            return 0
+        if self.state is not State.RESUMING:
+            raise LocalProtocolError(f"stream is {self.state.name}")
+        if self.pairs != {(suspended.sender, suspended.target)}:
+            raise LocalProtocolError("only the same pair may resume a stream")
+        try:
+            count = suspended.sent.acknowledge(h)
+        except HandledCountTooHigh as exc:
+            error = too_high(exc)
+            self.fail(error.condition, error.text, error.detail)
+            return 0
+        self._take_up(suspended)
+        self.bidirectional = self._may_send = suspended.bidirectional
+        self._out.append(elements.sm_resumed(suspended.id, self.received.answer()))
+        self._establish()
+        return count
+
+    def refuse_resumption(self, condition: str = "item-not-found", h: int | None = None) -> None:
+        """Answer `ResumptionRequested`: no. `h`: what was handled of that stream, if known.
+
+        Does nothing on a stream that has ended meanwhile.
+        """
+        if self.state is State.RESUMING:
+            self._out.append(elements.sm_failed(condition, h))
+            self._establish()
 
     def answer_dialback(
         self, *, sender: str, target: str, outcome: str, error: str = "", by: str = "dialback"
@@ -90,8 +142,7 @@ class ReceivingStream(ServerStream):
         if outcome == "valid":
             self._authenticate(sender, target, by)
             if self.state is State.NEGOTIATING:
-                self._establish()
-                self._events.append(StreamEstablished())
+                self._ready()
         elif outcome == "invalid" and not self.pairs:
             self.close()  # XEP-0220 §2.2.1: the only pair was a lie
 
@@ -161,6 +212,10 @@ class ReceivingStream(ServerStream):
             children.append(elements.DIALBACK_FEATURE)
         children.append(elements.limits(self.config.limits.stanza_bytes))
         self._send_header_and_features(children)
+        self._ready()
+
+    def _ready(self) -> None:
+        self._may_send = self.bidirectional
         self._establish()
         self._events.append(StreamEstablished())
 
@@ -246,21 +301,51 @@ class ReceivingStream(ServerStream):
         if self.received.enabled or not self.config.use_management:
             self._out.append(elements.sm_failed("unexpected-request"))
             return
-        # Both directions count (XEP-0198 §3), though here nothing is sent back: Prosody
+        # Both directions count (XEP-0198 §3), though most streams carry stanzas one way: Prosody
         # acknowledges nothing with `h='0'` when it closes.
         self.sent.enabled = self.received.enabled = True
-        self._out.append(elements.SM_ENABLED)
+        if elements.is_true(element, "resume"):
+            self._allow_resumption(elements.seconds_of(element, "max"))
+        self._out.append(elements.sm_enabled(self._resumption_id, self._resumption_seconds))
+        if self._resumption_id or self.bidirectional:
+            self._events.append(ManagementEnabled(self._resumption_id))
+
+    def _allow_resumption(self, asked: int) -> None:
+        ours = self.config.resumption_seconds
+        if ours and self._new_resumption_id is not None and len(self.pairs) == 1:
+            self._resumption_id = self._new_resumption_id()
+            self._resumption_seconds = min(asked or ours, ours)
+
+    def suspended(self) -> Suspended | None:
+        # A stream with other pairs than its first could not be resumed by the same ones at once.
+        is_single = self.pairs == {(self.sender, self.target)}
+        return super().suspended() if is_single else None
 
     def _on_resume(self, element: etree._Element) -> None:
-        self._out.append(elements.sm_failed("item-not-found"))
+        id, h = element.get("previd", ""), handled_count(element)
+        if (
+            not self.config.resumption_seconds
+            or not self.config.use_management
+            or not 0 < len(id.encode()) <= MAX_ID_BYTES
+            or self.pairs != {(self.sender, self.target)}
+        ):
+            self._out.append(elements.sm_failed("item-not-found"))
+        elif self.received.enabled:
+            self._out.append(elements.sm_failed("unexpected-request"))
+        else:
+            self.state = State.RESUMING
+            self._events.append(ResumptionRequested(id, h))
 
     def _authenticate(self, sender: str, target: str, by: str) -> None:
         self._authenticated = True
         self.pairs.add((sender, target))
         self._events.append(Authenticated(sender, target, by))
 
-    def _ignore(self, element: etree._Element) -> None:
-        """XEP-0288: bidi was not offered; it needs no answer, so it does no harm."""
+    def _on_bidi(self, element: etree._Element) -> None:
+        """XEP-0288 §2.2: it needs no answer, so where it was not offered it does no harm."""
+        if self.config.use_bidi:
+            self.bidirectional = True
+            self.peer_max_bytes = elements.bidi_max_bytes(element) or self.peer_max_bytes
 
     _handlers: Handlers = {
         (State.TLS_REQUIRED, namespaces.STARTTLS): _on_starttls,
@@ -270,7 +355,7 @@ class ReceivingStream(ServerStream):
         (State.NEGOTIATING, namespaces.ABORT): _on_abort,
         (State.NEGOTIATING, namespaces.RESULT): _on_result,
         (State.NEGOTIATING, namespaces.VERIFY): _on_verify,
-        (State.NEGOTIATING, namespaces.BIDI_ELEMENT): _ignore,
+        (State.NEGOTIATING, namespaces.BIDI_ELEMENT): _on_bidi,
         (State.ESTABLISHED, namespaces.RESULT): _on_result,
         (State.ESTABLISHED, namespaces.VERIFY): _on_verify,
         (State.ESTABLISHED, namespaces.SM_ENABLE): _on_enable,

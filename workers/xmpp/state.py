@@ -32,13 +32,15 @@ class State(IntEnum):
     """Initiating: a dialback key awaits its result."""
     ENABLING = 9
     """Initiating: `<enable/>` awaits its answer."""
-    ESTABLISHED = 10
+    RESUMING = 10
+    """`<resume/>` awaits its answer: the peer's (initiating) or the shell's (receiving)."""
+    ESTABLISHED = 11
     """Stanzas may flow."""
-    SETTLING = 11
+    SETTLING = 12
     """The peer has closed; what it sent is still to be handled and acknowledged."""
-    CLOSING = 12
+    CLOSING = 13
     """Our closing tag is out; the peer may still send."""
-    CLOSED = 13
+    CLOSED = 14
     """Over."""
 
 
@@ -63,6 +65,10 @@ class StreamConfig:
     use_external: bool = True
     use_dialback: bool = True
     use_management: bool = True
+    use_bidi: bool = False
+    """Stanzas may go both ways on one stream (XEP-0288): offered, or asked for."""
+    resumption_seconds: int = 0
+    """How long a lost stream may be resumed (XEP-0198 §5), at most; 0: never."""
     verify_only: bool = False
     """Initiating: stop after features; only `send_verify` is wanted."""
     hosts: frozenset[str] = frozenset()

@@ -18,7 +18,6 @@ from workers.xmpp import elements, namespaces
 from workers.xmpp.dialback import Outstanding
 from workers.xmpp.errors import LocalProtocolError, RemoteProtocolError, StreamCondition
 from workers.xmpp.events import (
-    Acknowledged,
     Event,
     StanzaRefused,
     StanzasReceived,
@@ -27,7 +26,7 @@ from workers.xmpp.events import (
     VerifyAnswered,
 )
 from workers.xmpp.framing import Framing
-from workers.xmpp.management import MODULO, HandledCountTooHigh, Received, Sent
+from workers.xmpp.managed import ManagedStream
 from workers.xmpp.parser import Element, StreamFooter, StreamHeader
 from workers.xmpp.stanza import RefusedStanza, Stanza
 from workers.xmpp.state import Parser, State, StreamConfig
@@ -44,8 +43,8 @@ Handlers = Mapping[tuple[State, str], Callable[[Any, etree._Element], None]]
 _NO_PAIRS: frozenset[tuple[str, str]] = frozenset()
 
 
-class ServerStream:
-    """The shared half: framing, errors, closing, acknowledgements, dialback verification."""
+class ServerStream(ManagedStream):
+    """The shared half: framing, errors, closing, dialback verification."""
 
     _handlers: Handlers = {}
 
@@ -57,14 +56,14 @@ class ServerStream:
         parser: Parser,
         now: float,
     ) -> None:
+        super().__init__()
         self.config = config
         self.state = State.START
         self.sender = ""
         self.target = ""
         self.id = ""
         self.pairs: set[tuple[str, str]] = set()
-        self.sent = Sent()
-        self.received = Received()
+        """Sender and target domains of the stanzas that the peer may send."""
         self.peer_max_bytes = framing.assumed_max_bytes
         self.secure = False
         self._framing = framing
@@ -94,14 +93,15 @@ class ServerStream:
 
     def receive_eof(self) -> None:
         """The connection below is gone."""
+        self._was_cut = self._was_cut or self.state is State.ESTABLISHED
         # COMPAT(xmpp-proxy 1.x): it ends TCP right after its closing tag, or instead of one.
         self._finish(clean=self.state in (State.SETTLING, State.CLOSING))
 
     def send_stanzas(self, stanzas: list[Stanza]) -> None:
-        """Queue stanzas of the authenticated pair.
+        """Queue stanzas of the authenticated pair, or on a stream opened to us of its inverse.
 
         Raises `LocalProtocolError` before `StreamEstablished`, on a stream that was opened to us
-        (it goes one way) or only to verify keys.
+        and goes one way, or only to verify keys.
         """
         if self.state is not State.ESTABLISHED or not self._may_send:
             raise LocalProtocolError(f"no stanzas are sent here, the stream is {self.state.name}")
@@ -118,23 +118,6 @@ class ServerStream:
             raise LocalProtocolError("the peer would count it")
         if self.state is State.ESTABLISHED:
             self._out.append(data)
-
-    def request_ack(self, *, again: bool = False) -> None:
-        """Ask for an acknowledgement if something was sent since the last request, or `again`."""
-        if self.state is State.ESTABLISHED and (again or self.sent.should_request()):
-            self._out.append(elements.SM_REQUEST)
-            self.sent.requested()
-
-    def mark_handled(self, count: int) -> None:
-        """Responsibility for `count` more received stanzas, in order, has been passed on."""
-        self.received.mark_handled(count)
-
-    def send_ack(self) -> None:
-        """Tell the peer what is handled if it does not know yet."""
-        if self.state is State.SETTLING:
-            self._settle()
-        elif self.state is State.ESTABLISHED:
-            self._acknowledge()
 
     def send_verify(self, *, sender: str, target: str, id: str, key: str) -> None:
         """Ask the authoritative server about a key; `VerifyAnswered` follows (XEP-0220 §2.1.2).
@@ -239,7 +222,7 @@ class ServerStream:
 
     def _accepted_pairs(self) -> set[tuple[str, str]] | frozenset[tuple[str, str]]:
         # Between SASL success and the new header the pair is known, but there is no stream.
-        return self.pairs if self.state in (State.ESTABLISHED, State.CLOSING) else _NO_PAIRS
+        return self.pairs if self.state in _HEARING else _NO_PAIRS
 
     def _flush_stanzas(self, stanzas: list[Stanza]) -> None:
         if not stanzas:
@@ -334,31 +317,7 @@ class ServerStream:
             return False
         return self._header_sent or self._framing.bare_footer
 
-    # Stream management and dialback.
-
-    def _acknowledge(self) -> None:
-        if self.received.has_news():
-            self._out.append(elements.sm_answer(self.received.answer()))
-
-    def _on_ack_request(self, element: etree._Element) -> None:
-        if self.received.enabled:
-            self._out.append(elements.sm_answer(self.received.answer()))
-        else:
-            self._out.append(elements.sm_failed("unexpected-request"))
-
-    def _on_ack(self, element: etree._Element) -> None:
-        text = element.get("h", "")
-        if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < MODULO):
-            raise RemoteProtocolError(StreamCondition.BAD_FORMAT, "h is not a 32-bit number")
-        try:
-            count = self.sent.acknowledge(int(text))
-        except HandledCountTooHigh as exc:
-            raise RemoteProtocolError(  # XEP-0198 §6
-                StreamCondition.UNDEFINED_CONDITION,
-                detail=elements.handled_count_too_high(exc.h, exc.send_count),
-            ) from None
-        if self.sent.enabled:
-            self._events.append(Acknowledged(count))
+    # Dialback and state.
 
     def _on_verify_answer(self, element: etree._Element) -> None:
         sender, target = elements.dialback_addresses(element)
@@ -388,6 +347,9 @@ class ServerStream:
             self._events.append(StreamClosed(clean, answered, see_other_uri))
 
 
+# XEP-0288 §2.2: the receiving server may send as soon as we are authenticated, so before it has
+# enabled acknowledgements, too.
+_HEARING = frozenset({State.ENABLING, State.ESTABLISHED, State.CLOSING})
 # RFC 6120 §5.4.3.3: nothing in clear counts once TLS was agreed; §4.4: nothing follows a closing
 # tag.
 _DEAF = frozenset({State.WAIT_TLS, State.SETTLING, State.CLOSED})

@@ -8,6 +8,7 @@ from workers.xmpp.dialback import is_our_key
 from workers.xmpp.events import DialbackKeyReceived, Event, StreamOpened, TlsStarting
 from workers.xmpp.framing import Framing, StreamFraming, WebSocketFraming
 from workers.xmpp.initiating import InitiatingStream
+from workers.xmpp.management import Suspended
 from workers.xmpp.parser import MessageParser, StreamParser
 from workers.xmpp.receiving import ReceivingStream
 from workers.xmpp.stanza import Stanza
@@ -28,21 +29,37 @@ def _leg(leg: str, limits: Limits) -> tuple[Framing, Callable[..., Any], Any]:
     return StreamFraming(), stream.feed, stream
 
 
-def initiating(leg: str = WEBSOCKET, **options: Any) -> InitiatingStream:
+def initiating(
+    leg: str = WEBSOCKET, *, resume: Suspended | None = None, **options: Any
+) -> InitiatingStream:
     """Capulet's stream to montague, not opened yet."""
     config = StreamConfig(**{"limits": LIMITS, "dialback_secret": SECRET, **options})
     framing, parse, parser = _leg(leg, config.limits)
-    return InitiatingStream(config, framing, parse, parser, 0.0, sender=CAPULET, target=MONTAGUE)
+    return InitiatingStream(
+        config, framing, parse, parser, 0.0, sender=CAPULET, target=MONTAGUE, resume=resume
+    )
 
 
 def receiving(
-    leg: str = WEBSOCKET, *, ids: Sequence[str] = ("s-1", "s-2", "s-3", "s-4"), **options: Any
+    leg: str = WEBSOCKET,
+    *,
+    ids: Sequence[str] = ("s-1", "s-2", "s-3", "s-4"),
+    id: str = "g1.w3.9c2e41",
+    **options: Any,
 ) -> ReceivingStream:
-    """Montague's side of a stream that somebody opens."""
+    """Montague's side of a stream that somebody opens; `id` names it if it can be resumed."""
     config = StreamConfig(**{"limits": LIMITS, "hosts": frozenset({MONTAGUE}), **options})
     framing, parse, parser = _leg(leg, config.limits)
     unused = iter(ids)
-    return ReceivingStream(config, framing, parse, parser, 0.0, new_id=lambda: next(unused))
+    return ReceivingStream(
+        config,
+        framing,
+        parse,
+        parser,
+        0.0,
+        new_id=lambda: next(unused),
+        new_resumption_id=lambda: id,
+    )
 
 
 def stanza(text: str) -> Stanza:
