@@ -6,6 +6,7 @@ it must not end the stream that all users of a server share. It costs care, beca
 100 errors per document and no more: behind such a name expat is asked as well.
 """
 
+from collections.abc import Collection
 from typing import Literal, cast
 from xml.parsers import expat
 
@@ -92,8 +93,12 @@ def in_order(
     ended: list[etree._Element],
     children: list[etree._Element],
     failure: RemoteProtocolError | None,
+    known: Collection[str] = KNOWN,
 ) -> tuple[list[etree._Element], RemoteProtocolError | None]:
-    """The complete children up to the first that may not be there, and what is wrong with it."""
+    """The complete children up to the first that may not be there, and what is wrong with it.
+
+    Elements named in `known` may be there.
+    """
     complete: list[etree._Element] = []
     for element in ended:
         if not isinstance(element.tag, str):
@@ -105,7 +110,7 @@ def in_order(
             break  # an unknown element before it, found below
     if len(complete) < len(children):
         tag = children[len(complete)].tag
-        if isinstance(tag, str) and tag not in KNOWN:
+        if isinstance(tag, str) and tag not in known:
             failure = refusal(tag)
     return complete, failure
 

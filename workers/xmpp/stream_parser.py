@@ -51,7 +51,6 @@ from workers.xmpp.xml_text import attribute
 # Never sent to anyone: error texts of lxml, which quote names, stay out of what peers are told.
 _SECRET = f"r{secrets.token_hex(16)}"
 _SEPARATOR = _SECRET.encode()
-_TAGS = list(KNOWN)
 _MAX_PREFIXES = 16
 _MAX_DECLARATIONS = 1024
 # Longest beginning of a DTD that libxml2 may want to see before it complains.
@@ -70,10 +69,16 @@ class _Phase(IntEnum):
 
 
 class StreamParser:
-    """The parser of one TCP leg."""
+    """The parser of one TCP leg whose content namespace is jabber:server."""
+
+    content = SERVER
+    stanzas = STANZAS
+    known = KNOWN
+    """All that may stand at the top level."""
+    make_judge: type[Judge] = Judge
 
     def __init__(self, limits: Limits, authenticated: bool = False) -> None:
-        self._judge = Judge(limits)
+        self._judge = self.make_judge(limits)
         self._header_bytes = limits.preauth_bytes
         self._restarted = False
         self._authenticated = authenticated
@@ -210,9 +215,9 @@ class StreamParser:
 
     def _attach(self) -> None:
         """Begin the document of the body with the made-up root's start tag."""
-        self._parser = parser = new_parser(("end", "comment", "pi"), _TAGS)
+        self._parser = parser = new_parser(("end", "comment", "pi"), list(self.known))
         # The probe, never seen by the peer, gives us the root; it leaves before the peer's bytes.
-        parser.feed(self._beginning + f"<message xmlns='{SERVER}'/>".encode())
+        parser.feed(self._beginning + f"<message xmlns='{self.content}'/>".encode())
         root = elements(parser)[0].getparent()
         if root is None:
             raise AssertionError("the probe is a child of the root")
@@ -282,8 +287,8 @@ class StreamParser:
         children = list(root)
         # Compared by identity, in C: every event was of a child of the root and no child lacks one.
         if ended != children and ended != children[:-1]:
-            ended, failure = in_order(ended, children, failure)
-        elif len(children) > len(ended) and children[-1].tag not in KNOWN:
+            ended, failure = in_order(ended, children, failure, self.known)
+        elif len(children) > len(ended) and children[-1].tag not in self.known:
             failure = refusal(str(children[-1].tag))
         if len(parser.feed_error_log) != self._log_size or self._suspect:  # 0.2 µs a read
             ended, failure = self._look_into_log(ended, children, failure)
@@ -327,10 +332,10 @@ class StreamParser:
         size = self._root_size
         # One search of the lot for each prefix of the header: hardly any is ever used.
         used = [item for item in self._declarations.items() if written.find(item[0], size) >= 0]
-        judge = self._judge
+        judge, stanzas = self._judge, self.stanzas
         plain_size = judge.plain_size
         for element, piece in zip(ended, written[size:].split(_SEPARATOR), strict=False):
-            name = STANZAS.get(element.tag)
+            name = stanzas.get(element.tag)
             if len(piece) > plain_size:
                 flaw = TOO_LARGE if len(piece) > judge.max_bytes else judge.flaw(piece)
                 if flaw:
