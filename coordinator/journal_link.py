@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import hiredis
 
 from coordinator.journal import Append
+from coordinator.redis_client import is_cluster
 
 
 class LinkOwner(Protocol):
@@ -41,7 +42,7 @@ class JournalLink(asyncio.Protocol):
     async def open(cls, client: Any, key: str, owner: LinkOwner) -> "JournalLink":
         """Connect to the server that holds `key`. Raises what the redis package raises."""
         link = cls(key, owner)
-        if hasattr(client, "get_node_from_key"):  # a Cluster
+        if is_cluster(client):
             await client.initialize()
             node = client.get_node_from_key(key)
             connection = node.connection_class(**node.connection_kwargs)

@@ -122,6 +122,11 @@ def open_client(url: str) -> Any:
     return sentinel.master_for(parts.path.strip("/") or "mymaster")
 
 
+def is_cluster(client: Any) -> bool:
+    """Tell if this client speaks to a Cluster, whose commands may need to name a server."""
+    return isinstance(client, RedisCluster)
+
+
 def _host_port(text: str, default: int) -> tuple[str, int]:
     parts = urlsplit(f"//{text}")
     return parts.hostname or "127.0.0.1", parts.port or default

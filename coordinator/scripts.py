@@ -57,6 +57,19 @@ local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 return redis.call('ZRANGEBYSCORE', KEYS[1], now, '+inf')
 """
 
+# KEYS[1] workers   KEYS[2] their info
+# returns {worker, info, worker, info ...} of those whose heartbeat has not run out
+WORKERS = """
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local reply = {}
+for _, worker in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now, '+inf')) do
+  reply[#reply + 1] = worker
+  reply[#reply + 1] = redis.call('HGET', KEYS[2], worker) or ''
+end
+return reply
+"""
+
 # KEYS[1] workers   KEYS[2] their info   ARGV[1] worker      returns 1 if it was known
 LEAVE = """
 redis.call('HDEL', KEYS[2], ARGV[1])

@@ -16,9 +16,12 @@ from coordinator import scripts
 from coordinator.config import Config
 from coordinator.domains import InvalidDomain, normalise_domain
 from coordinator.journal_store import JournalStore, is_worker_id
-from coordinator.redis_client import BadValue
+from coordinator.redis_client import BadValue, is_cluster
 from coordinator.redis_client import StoreUnavailable as StoreUnavailable
 from coordinator.routes import DomainPair, Route
+
+ScanCursor = tuple[int, int] | None
+"""Where a scan goes on: which server of a Cluster, and where there."""
 
 MAX_DISCOVERY_BYTES = 131072
 
@@ -96,24 +99,60 @@ class Store(JournalStore):
 
     async def routes(self) -> AsyncIterator[tuple[DomainPair, Route]]:
         """All routes, read in pages; one that changes meanwhile may be seen twice or not at all."""
-        prefix = f"{self._prefix}:route:"
-        keys = self._client.scan_iter(match=_glob_escaped(prefix) + "*", count=500)
+        cursor: ScanCursor = None
         while True:
-            key = await self._call(lambda: anext(keys, None))
-            if key is None:
+            cursor, page = await self.route_page(cursor, 500)
+            for item in page:
+                yield item
+            if cursor is None:
                 return
-            pair = self._pair(key, prefix)
-            route = await self.lookup(pair) if pair else None
-            if pair and route:
-                yield pair, route
 
-    async def release_all(self, worker: str) -> int:
-        """Drop every route of a worker that is known to be dead; returns how many there were."""
-        dropped = 0
-        async for pair, route in self.routes():
-            if route.owner == worker:
-                dropped += await self.release(pair, worker, route.epoch)
-        return dropped
+    async def route_page(
+        self, cursor: ScanCursor, count: int
+    ) -> tuple[ScanCursor, list[tuple[DomainPair, Route]]]:
+        """About `count` keys' worth of routes from `cursor` on, and the cursor of the next page.
+
+        None is the cursor of the first page, and of the one after the last.
+        """
+        node, position = cursor or (0, 0)
+        pattern = _glob_escaped(f"{self._prefix}:route:") + "*"
+        node, position, keys = await self._scan(node, position, pattern, count)
+        found = [(key, pair) for key in keys if (pair := self._pair(key))]
+
+        async def look_up() -> list[Any]:
+            pipeline = self._client.pipeline(transaction=False)
+            for key, _ in found:
+                pipeline.hmget(key, "owner", "epoch")
+            return list(await pipeline.execute(raise_on_error=False)) if found else []
+
+        page = []
+        for (_, pair), fields in zip(found, await self._call(look_up), strict=True):
+            if isinstance(fields, Exception):
+                self.invalid_values += 1
+            elif route := self._route(fields):
+                page.append((pair, route))
+        return (node, position) if node or position else None, page
+
+    async def _scan(
+        self, node: int, position: int, pattern: str, count: int
+    ) -> tuple[int, int, list[bytes]]:
+        """One SCAN; a Cluster is scanned master by master, in the order of their names."""
+        options = {"match": pattern, "count": count}
+
+        async def scan() -> tuple[int, int, list[bytes]]:
+            if not is_cluster(self._client):
+                position_after, keys = await self._client.scan(position, **options)
+                return 0, position_after, keys
+            await self._client.initialize()
+            nodes = sorted(self._client.get_primaries(), key=lambda each: each.name)
+            here = nodes[node % len(nodes)]
+            positions, keys = await self._client.scan(position, target_nodes=here, **options)
+            position_after = positions[here.name]
+            is_last = not position_after and node + 1 >= len(nodes)
+            return 0 if is_last else node + (not position_after), position_after, keys
+
+        found: tuple[int, int, list[bytes]] = await self._call(scan)
+        return found
 
     async def get_discovery(self, domain: str) -> bytes | None:
         """What `put_discovery` kept for this domain, if it has not expired."""
@@ -148,6 +187,12 @@ class Store(JournalStore):
         names = await self._script(scripts.LIVE, self._workers[:1])
         return [name for name in map(_text, names) if is_worker_id(name)]
 
+    async def workers(self) -> dict[str, dict[str, Any]]:
+        """The workers whose heartbeat has not run out, with what they say of themselves."""
+        reply = await self._script(scripts.WORKERS, self._workers)
+        found = map(self._worker_info, reply[::2], reply[1::2])
+        return {name: shown for name, shown in found if name}
+
     async def leave(self, worker: str) -> None:
         """Take a worker off the live ones at once: it stops, or its process is known to be gone."""
         await self._script(scripts.LEAVE, self._workers, worker)
@@ -155,8 +200,9 @@ class Store(JournalStore):
     def _route_key(self, pair: DomainPair) -> str:
         return f"{self._prefix}:route:{{{pair.remote}}}:{pair.local}"
 
-    def _pair(self, key: bytes, prefix: str) -> DomainPair | None:
-        remote, separator, local = _text(key)[len(prefix) :].partition("}:")
+    def _pair(self, key: bytes) -> DomainPair | None:
+        name = _text(key).removeprefix(f"{self._prefix}:route:")
+        remote, separator, local = name.partition("}:")
         try:
             if separator and remote.startswith("{"):
                 return DomainPair(normalise_domain(local), normalise_domain(remote[1:]))
