@@ -1,0 +1,145 @@
+"""What became of every stanza from one domain to another: pure bookkeeping, times are arguments.
+
+Each stanza of a flow has the number of its turn on the sender's stream, requests' results among
+them. Its fate is one of: arrived (first copy, later copies), bounced, both, or neither: lost.
+"""
+
+import math
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from enum import IntEnum
+
+MAX_COPIES = 255
+
+
+class Kind(IntEnum):
+    MESSAGE = 0
+    REQUEST = 1  # iq get or set
+    RESULT = 2  # the answer to a request of the opposite flow
+
+
+class Flow:
+    """All stanzas from `sender` to `target`, by number. Times are in seconds, NaN: did not happen.
+
+    `server` names the kind of server the sender is attached to, "prosody" or "ejabberd".
+    """
+
+    def __init__(self, sender: str, target: str, server: str) -> None:
+        self.sender = sender
+        self.target = target
+        self.server = server
+        self.kinds = bytearray()
+        self.sent_at = array("d")
+        self.arrived_at = array("d")
+        self.bounced_at = array("d")
+        self.copies = bytearray()
+        self.unmarked = 0
+        """Later copies of messages that do not say that they are late (XEP-0203)."""
+        self.marked = 0
+        self.repeated_results = 0
+        """Later copies of results: harmless, their request is answered already."""
+        self.reordered: list[int] = []
+        self.conditions: Counter[str] = Counter()
+        self._highest = -1
+
+    @property
+    def name(self) -> tuple[str, str]:
+        return self.sender, self.target
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def sent(self, kind: Kind, now: float) -> int:
+        """Count one more stanza and return its number."""
+        number = len(self.kinds)
+        self.kinds.append(kind)
+        self.sent_at.append(now)
+        self.arrived_at.append(math.nan)
+        self.bounced_at.append(math.nan)
+        self.copies.append(0)
+        return number
+
+    def arrived(self, number: int, now: float, *, is_marked: bool) -> bool:
+        """A copy arrived; returns whether it is the first one."""
+        copies = self.copies[number]
+        self.copies[number] = min(copies + 1, MAX_COPIES)
+        if copies:
+            self._count_copy(Kind(self.kinds[number]), is_marked=is_marked)
+            return False
+        self.arrived_at[number] = now
+        if number < self._highest:
+            self.reordered.append(number)
+        else:
+            self._highest = number
+        return True
+
+    def bounced(self, number: int, condition: str, now: float) -> None:
+        """An error for it came back to its sender."""
+        self.bounced_at[number] = now
+        self.conditions[condition] += 1
+
+    def missing(self) -> Iterator[int]:
+        """Numbers that neither arrived nor came back."""
+        for number, copies in enumerate(self.copies):
+            if not copies and math.isnan(self.bounced_at[number]):
+                yield number
+
+    def misjudged(self) -> int:
+        """Stanzas that both arrived and came back: their fate was unknown to who bounced them."""
+        return sum(
+            1
+            for copies, bounced_at in zip(self.copies, self.bounced_at, strict=True)
+            if copies and not math.isnan(bounced_at)
+        )
+
+    def repeated_requests(self) -> int:
+        """Requests that were executed more than once."""
+        return sum(
+            1
+            for kind, copies in zip(self.kinds, self.copies, strict=True)
+            if kind == Kind.REQUEST and copies > 1
+        )
+
+    def latencies(self, since: float, until: float) -> list[float]:
+        """Of what was sent in a span of time and arrived."""
+        return [
+            arrived_at - sent_at
+            for sent_at, arrived_at in zip(self.sent_at, self.arrived_at, strict=True)
+            if since <= sent_at < until and not math.isnan(arrived_at)
+        ]
+
+    def troubled_until(self, since: float, patience: float) -> float:
+        """When the last stanza sent after `since` arrived later than `patience`, or came back.
+
+        For one that is lost, when it was sent. Returns `since` when there was no trouble.
+        """
+        end = since
+        for number, sent_at in enumerate(self.sent_at):
+            arrived_at, bounced_at = self.arrived_at[number], self.bounced_at[number]
+            if arrived_at < since:  # false for NaN
+                continue
+            if not math.isnan(arrived_at):
+                if arrived_at - sent_at > patience:
+                    end = max(end, arrived_at)
+            elif not math.isnan(bounced_at):
+                end = max(end, bounced_at)
+            else:
+                end = max(end, sent_at)
+        return end
+
+    def _count_copy(self, kind: Kind, *, is_marked: bool) -> None:
+        if kind == Kind.RESULT:
+            self.repeated_results += 1
+        elif kind == Kind.MESSAGE:
+            if is_marked:
+                self.marked += 1
+            else:
+                self.unmarked += 1
+
+
+def percentile(values: list[float], part: float) -> float:
+    """The value that `part` (0..1) of them do not exceed; NaN of none."""
+    if not values:
+        return math.nan
+    return sorted(values)[min(len(values) - 1, math.ceil(part * len(values)) - 1)]
