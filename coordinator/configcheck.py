@@ -1,6 +1,7 @@
 """What `fedgate config check` looks at beyond the file itself: certificates, paths, limits."""
 
 import datetime
+import ipaddress
 import os
 import resource
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from coordinator.config import Config
 from coordinator.exits import ExitCode
 
 FEW_FILES = 4096
+S2S_PORT = 5269
 
 
 def check(config: Config, now: datetime.datetime | None = None) -> list[Finding]:
@@ -72,6 +74,8 @@ def _check_surface(config: Config) -> Iterator[Finding]:
             "use it only in tests and closed networks",
             is_error=False,
         )
+    if config.local.attach == "component":
+        yield from _check_components(config)
     yield from _check_ports(config)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if max(soft, hard) < FEW_FILES:
@@ -82,11 +86,36 @@ def _check_surface(config: Config) -> Iterator[Finding]:
         )
 
 
+def _check_components(config: Config) -> Iterator[Finding]:
+    servers = {parse_address(config.local.server_for(d)) for d in config.gateway.domains}
+    for address in sorted(server.reachable() for server in servers):
+        if address.port == S2S_PORT:
+            yield _finding(
+                f"local.server is {address}, the usual port for s2s, but attach is component",
+                "name the component port, by default 5347",
+                is_error=False,
+            )
+        if not _is_loopback(address.host):
+            yield _finding(
+                f"local.server is {address}: components have no TLS, all is sent in the clear",
+                "run fedgate on the machine of the local server",
+                is_error=False,
+            )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _check_ports(config: Config) -> Iterator[Finding]:
     """Two options on one address would only be seen when the second one is bound."""
     taken: dict[str, str] = {}
     listens = [(text, "websocket.listen") for text in config.websocket.listen]
-    listens.append((config.local.listen, "local.listen"))
+    if config.local.attach == "s2s":
+        listens.append((config.local.listen, "local.listen"))
     if config.local.dns:
         listens.append((config.local.dns, "local.dns"))
     if "/" not in config.admin.listen:

@@ -197,15 +197,34 @@ def _check_local(config: Config) -> None:
         missing = [d for d in config.gateway.domains if d not in local.server]
         if missing and "*" not in local.server:
             raise ConfigError(f'local.server has no address for {missing[0]}; add it, or "*"')
-    if local.attach == "component" and not local.secret:
+    if local.attach == "component":
+        _check_components(config)
+
+
+def _check_components(config: Config) -> None:
+    if not config.local.secret:
         raise ConfigError("local.attach is component but local.secret is empty; set the secret")
+    if not any(domain != "*" for domain in config.remote):
+        raise ConfigError(
+            "local.attach is component but no remote domain is declared; "
+            'add a table [remote."partner.example"] for each'
+        )
+    if config.gateway.workers > 1:
+        raise ConfigError(
+            f"gateway.workers is {config.gateway.workers} but local.attach is component: servers "
+            "keep one connection per component in order; remove gateway.workers, or set it to 1"
+        )
 
 
 def _completed(config: Config) -> Config:
-    gateway, websocket = config.gateway, config.websocket
+    gateway, websocket, local = config.gateway, config.websocket, config.local
+    if local.attach == "component":
+        # One worker has all components; nothing is steered to it.
+        gateway = dataclasses.replace(gateway, workers=1)
+        local = dataclasses.replace(local, dns="")
     if not gateway.name:
         gateway = dataclasses.replace(gateway, name=socket.gethostname())
     if not websocket.public_url:
         url = f"wss://{gateway.domains[0]}{websocket.path}"
         websocket = dataclasses.replace(websocket, public_url=url)
-    return dataclasses.replace(config, gateway=gateway, websocket=websocket)
+    return dataclasses.replace(config, gateway=gateway, websocket=websocket, local=local)

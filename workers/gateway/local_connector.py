@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Protocol
 
 from coordinator.address import parse_address
 from coordinator.client import ControlPlane, ControlPlaneUnavailable
@@ -9,7 +10,7 @@ from coordinator.config import Config
 from workers.gateway.failure import HopFailed
 from workers.gateway.local_trust import LocalTrust
 from workers.gateway.negotiation import Negotiation
-from workers.gateway.session import SessionOwner, TcpSession
+from workers.gateway.session import Session, SessionOwner, TcpSession
 from workers.gateway.tls import LeafContexts
 from workers.xmpp.errors import StreamCondition
 from workers.xmpp.framing import StreamFraming
@@ -24,6 +25,14 @@ log = logging.getLogger(__name__)
 # good certificate of them, too, and strangers must not have one made for any domain they name.
 # Neither Prosody nor ejabberd compares the name with the addresses of the question.
 VERIFIER = "verify.fedgate.invalid"
+
+
+class ToLocalServer(Protocol):
+    """What opens sessions to the local server, of either attachment."""
+
+    async def connect(
+        self, local: str, remote: str, owner: SessionOwner, *, verify_only: bool = False
+    ) -> Session: ...
 
 
 class LocalServerSession(TcpSession):

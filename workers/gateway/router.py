@@ -16,7 +16,7 @@ from coordinator.journal import Kind
 from coordinator.routes import DomainPair
 from workers.gateway.flow import Batch, Failed, JournalPort, Origin, Replies, settle_dropped
 from workers.gateway.hop import Hop
-from workers.gateway.local_connector import LocalConnector
+from workers.gateway.local_connector import ToLocalServer
 from workers.gateway.remote_connector import RemoteConnector
 from workers.gateway.requests import Requests
 from workers.gateway.verification import Verifier
@@ -34,7 +34,7 @@ class Router:
         config: Config,
         account: Account,
         remote_connector: RemoteConnector,
-        local_connector: LocalConnector,
+        local_connector: ToLocalServer,
         journal: JournalPort | None = None,
     ) -> None:
         self.account = account

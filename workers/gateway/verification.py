@@ -11,7 +11,7 @@ from typing import NamedTuple
 from coordinator.routes import DomainPair
 from workers.gateway.failure import HopFailed
 from workers.gateway.gate import Gate
-from workers.gateway.local_connector import LocalConnector
+from workers.gateway.local_connector import ToLocalServer
 from workers.gateway.negotiation import NoOwner
 from workers.gateway.remote_connector import RemoteConnector
 from workers.gateway.session import Session, SessionOwner
@@ -41,7 +41,7 @@ BUSY = Verdict("error", "resource-constraint")
 class Verifier:
     """`asker`: the address of the stranger for whom we ask, "" for the local server."""
 
-    def __init__(self, remote: RemoteConnector, local: LocalConnector) -> None:
+    def __init__(self, remote: RemoteConnector, local: ToLocalServer) -> None:
         self._remote = remote
         self._local = local
         self._for_strangers = Gate(MAX_VERIFICATIONS)
