@@ -1,35 +1,53 @@
 """What a worker uses of the control plane: its coordinator's socket and Redis; both may be away.
 
 Static stability: without the coordinator, issued leaves go on until they expire; without Redis,
-each worker owns what it has and takes what it is asked for (`Route.epoch` 0). On contact, routes
-are claimed again and the loser is told.
+each worker owns what it has, and new pairs go where the last known workers place them
+(`Route.epoch` 0). On contact, routes are claimed again and the loser is told.
 """
 
 import asyncio
 import logging
 import os
+import socket
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from coordinator import control
+from coordinator.address import Address, parse_address
 from coordinator.authority import Leaf
 from coordinator.config import Config
 from coordinator.control import ControlProtocolError
-from coordinator.routes import STATIC_EPOCH, DomainPair, Route
+from coordinator.inbox import Inbox, OnDealt
+from coordinator.journal_writer import JournalWriter
+from coordinator.ownership import Ownership
+from coordinator.routes import (
+    DRAINING,
+    RUNNING,
+    DomainPair,
+    HandTo,
+    Route,
+    Serve,
+    SpliceTo,
+    worker_info,
+)
 from coordinator.store import Store, StoreUnavailable, redis_url
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_INTERVAL = 1.0
 HEARTBEAT_TTL = 5.0
+MAX_PAUSE = 2.5  # seconds between two heartbeats after which others may have doubted us
 RECONNECT_INTERVAL = 1.0
 LEAF_TIMEOUT = 5.0
 MAX_LEAVES = 4096  # strangers can name domains without end
 LEAF_RENEWAL = 3600.0  # seconds before its end from which on a leaf is asked for again
 MAX_BUFFERED_REPORT_BYTES = 4 * 1024 * 1024
 _CANCEL_INTERVAL = 0.1
+
+Rows = list[dict[str, Any]]
 
 
 class ControlPlaneUnavailable(Exception):
@@ -39,7 +57,8 @@ class ControlPlaneUnavailable(Exception):
 class ControlPlane:
     """A worker's side of the control plane. Set the callbacks before `start`.
 
-    `on_command(verb)`: "drain", "stop" or "reload". `on_route_lost(pair, route)`: Redis came back
+    `on_command(verb)`: "drain", "stop" or "reload". `on_request(verb, argument)` answers what
+    `control.Request` asks, one record per session. `on_route_lost(pair, route)`: Redis came back
     and another worker owns the pair, as `route` says; our session for it should drain.
     `degraded` holds "redis" and "coordinator" while they are away.
     """
@@ -48,14 +67,23 @@ class ControlPlane:
         self.worker_id = worker_id
         self.dialback_secret = b""
         self.on_command: Callable[[str], None] = lambda verb: None
+        self.on_request: Callable[[str, str], Awaitable[Rows]] = _no_rows
         self.on_route_lost: Callable[[DomainPair, Route], None] = lambda pair, route: None
+        self.on_dealt: OnDealt | None = None
+        self.on_wait: Callable[[DomainPair, str], None] = lambda pair, owner: None
+        self.is_used: Callable[[DomainPair], bool] | None = None
         self.degraded = {"redis", "coordinator"}
-        self.draining = False
         self._path = control.socket_path(config.gateway.state_dir)
         self._store = Store(redis_url(config), config.cluster.name)
-        self._live: dict[str, dict[str, Any]] = {}
-        self._owned: dict[DomainPair, Route] = {}
-        self._unreleased: dict[DomainPair, Route] = {}
+        self._local = reachable_address(config)
+        self._ownership = Ownership(self._store, worker_id)
+        self._ownership.on_lost = lambda pair, route: self.on_route_lost(pair, route)
+        self._ownership.on_wait = lambda pair, owner: self.on_wait(pair, owner)
+        self._ownership.is_used = lambda pair: self.is_used is not None and self.is_used(pair)
+        self._ownership.on_away = self._on_redis_away
+        self._ownership.refresh = self._beat
+        self._journal_options = config.journal
+        self._beaten_at = 0.0
         self._leaves: OrderedDict[str, Leaf] = OrderedDict()
         self._leaf_requests: dict[str, asyncio.Task[Leaf]] = {}
         self._answers: dict[int, asyncio.Future[Leaf]] = {}
@@ -63,6 +91,7 @@ class ControlPlane:
         self._writer: asyncio.StreamWriter | None = None
         self._welcomed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._requests: set[asyncio.Task[None]] = set()
 
     async def start(self, *, timeout: float = 30.0) -> None:
         """Connect; afterwards `dialback_secret` is known. Redis may be away.
@@ -71,7 +100,16 @@ class ControlPlane:
         """
         self._spawn(self._stay_connected())
         await self._beat()
+        # Only now: a journal of somebody who does not live would be sealed by others.
+        self.journal = JournalWriter(self._store, self.worker_id, self._journal_options)
+        ownership = self._ownership
+        self._inbox = Inbox(
+            self._store, self.worker_id, self.journal, ownership.adopt, ownership.view
+        )
+        ownership.receive = self._settle
+        await self.journal.start()
         self._spawn(self._keep_beating())
+        self._spawn(self._keep_receiving())
         try:
             async with asyncio.timeout(timeout):
                 await self._welcomed.wait()
@@ -83,7 +121,7 @@ class ControlPlane:
 
     async def close(self) -> None:
         """Leave the live workers and close all connections."""
-        await _end([*self._tasks, *self._leaf_requests.values()])
+        await _end([*self._tasks, *self._requests, *self._leaf_requests.values()])
         try:
             await self._store.leave(self.worker_id)
         except StoreUnavailable:
@@ -112,42 +150,61 @@ class ControlPlane:
                 return leaf
             raise
 
-    async def acquire(self, pair: DomainPair) -> Route:
-        """Own a domain pair, unless a live worker does: the route says who. Never fails."""
-        try:
-            route = await self._store.acquire(pair, self.worker_id, self._live)
-        except StoreUnavailable as exc:
-            self._on_redis_away(exc)
-            route = self._owned.get(pair) or Route(self.worker_id, STATIC_EPOCH)
-        self._unreleased.pop(pair, None)
-        self._keep(pair, route)
-        return route
+    @property
+    def draining(self) -> bool:
+        """This worker takes no new routes; the next heartbeat tells the others."""
+        return self._ownership.draining
 
-    async def release(self, pair: DomainPair, route: Route) -> None:
-        """Give a pair back; while Redis is away it is remembered and done later."""
-        self._owned.pop(pair, None)
-        if route.owner != self.worker_id:
-            return
+    @draining.setter
+    def draining(self, draining: bool) -> None:
+        self._ownership.draining = draining
+
+    @property
+    def owned(self) -> Mapping[DomainPair, Route]:
+        """The pairs that are ours, as far as we know."""
+        return self._ownership.owned
+
+    async def place(
+        self, pair: DomainPair, *, passed: int = 0, from_gateway: bool = False
+    ) -> Serve | HandTo | SpliceTo:
+        """Where a stream of the pair is served; on `Serve` it is ours. Never fails.
+
+        `passed` counts how often the stream changed hands on this machine; `from_gateway`: it came
+        from another one. May take `ownership.PREDECESSOR_TIMEOUT` and `inbox.SWEEP_TIMEOUT`.
+        """
+        return await self._ownership.place(pair, passed=passed, from_gateway=from_gateway)
+
+    async def acquire(self, pair: DomainPair, *, if_free: bool = False) -> Route:
+        """Own a domain pair, unless a live worker does: the route says who. Never fails.
+
+        With `if_free` a draining owner is not waited for. Whoever acquires a pair uses it (see
+        `is_used`) before the next await, and releases it when it is not used any more.
+        """
+        return await self._ownership.acquire(pair, if_free=if_free)
+
+    async def release(self, pair: DomainPair) -> None:
+        """Give a pair back if nobody uses it; while Redis is away that is done later."""
+        await self._ownership.release(pair)
+
+    async def verify(self, pair: DomainPair) -> None:
+        """Look if the pair is still ours: somebody doubted us."""
+        await self._ownership.verify(pair)
+
+    async def poll_inbox(self) -> None:
+        """Take in what dead workers' journals left for us; nothing while Redis is away."""
         try:
-            await self._store.release(pair, self.worker_id, route.epoch)
+            await self._inbox.poll()
         except StoreUnavailable as exc:
             self._on_redis_away(exc)
-            self._unreleased[pair] = route
 
     def doubt(self, worker: str) -> None:
-        """A worker did not answer: forget that it lives until the next heartbeat tells better.
-
-        The next `acquire` of a pair it owns asks Redis, which the coordinator of a dead worker has
-        told already.
-        """
-        self._live.pop(worker, None)
+        """A worker did not answer: for some seconds it counts as dead."""
+        self._ownership.doubt(worker)
 
     def live_workers(self) -> list[str]:
         """The workers that may take routes, as of the last heartbeat: none that drains."""
-        live = {worker for worker, info in self._live.items() if info.get("state") != "draining"}
-        if not self.draining:
-            live.add(self.worker_id)
-        return sorted(live)
+        view = self._ownership.view()
+        return sorted(worker for worker, info in view.items() if info.state == RUNNING)
 
     async def load_discovery(self, domain: str) -> bytes | None:
         """What any worker has learned about a remote domain; None while Redis is away."""
@@ -174,12 +231,6 @@ class ControlPlane:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))
-
-    def _keep(self, pair: DomainPair, route: Route) -> None:
-        if route.owner == self.worker_id:
-            self._owned[pair] = route
-        else:
-            self._owned.pop(pair, None)
 
     # The coordinator.
 
@@ -222,11 +273,20 @@ class ControlPlane:
                 answer = self._answers.pop(request, None)
                 if answer and not answer.done():
                     answer.set_exception(ControlPlaneUnavailable(reason))
+            case control.Request(number, verb, argument):
+                task = asyncio.create_task(self._answer(number, verb, argument))
+                self._requests.add(task)
+                task.add_done_callback(self._requests.discard)
             case control.Command(verb):
                 self.draining = self.draining or verb == "drain"
                 self.on_command(verb)
             case _:
                 raise ControlProtocolError(f"unexpected {type(message).__name__}")
+
+    async def _answer(self, number: int, verb: str, argument: str) -> None:
+        rows = await self.on_request(verb, argument)
+        if self._writer is not None:
+            self._writer.write(control.encode(control.Answer(number, rows)))
 
     async def _request_leaf(self, domain: str, purpose: str) -> Leaf:
         if self._writer is None:
@@ -263,37 +323,46 @@ class ControlPlane:
         while True:
             await asyncio.sleep(HEARTBEAT_INTERVAL)
             await self._beat()
+            if "redis" not in self.degraded:
+                try:
+                    await self._ownership.verify_some(releasing=self.is_used is not None)
+                except StoreUnavailable as exc:
+                    self._on_redis_away(exc)
+
+    async def _keep_receiving(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_INTERVAL)
+            if not self.draining and "redis" not in self.degraded:
+                await self.poll_inbox()
+
+    async def _settle(self) -> None:
+        await self._inbox.settle()
 
     async def _beat(self) -> None:
-        info = {"state": "draining" if self.draining else "running"}
+        state = DRAINING if self.draining else RUNNING
+        info = {"state": state, "local": self._local}
+        now = time.monotonic()
+        is_late = now - self._beaten_at > MAX_PAUSE
         try:
             beat = await self._store.heartbeat(self.worker_id, HEARTBEAT_TTL, info)
-            if "redis" in self.degraded or not beat.known:
-                await self._claim_again()
+            shown = {worker: worker_info(info) for worker, info in beat.workers.items()}
+            self._ownership.see(shown)
+            self._beaten_at = now
+            if "redis" in self.degraded or is_late or not beat.known:
+                await self._ownership.claim_again()
         except StoreUnavailable as exc:
             self._on_redis_away(exc)
             return
-        self._live = beat.workers
         self.degraded.discard("redis")
-
-    async def _claim_again(self) -> None:
-        """Redis is back, perhaps empty: memory is the truth for what we own."""
-        for pair, route in list(self._unreleased.items()):
-            await self._store.release(pair, self.worker_id, route.epoch)
-            self._unreleased.pop(pair, None)
-        for pair in list(self._owned):
-            route = await self._store.acquire(pair, self.worker_id, ())
-            if pair not in self._owned:  # released meanwhile
-                await self._store.release(pair, self.worker_id, route.epoch)
-                continue
-            self._keep(pair, route)
-            if route.owner != self.worker_id:
-                self.on_route_lost(pair, route)
 
     def _on_redis_away(self, exc: StoreUnavailable) -> None:
         if "redis" not in self.degraded:
             log.warning("%s; going on without it", exc)
         self.degraded.add("redis")
+
+
+async def _no_rows(verb: str, argument: str) -> Rows:
+    return []
 
 
 async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
@@ -309,3 +378,23 @@ async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
             task.cancel()
         _, waiting = await asyncio.wait(waiting, timeout=_CANCEL_INTERVAL)
     await ending
+
+
+def reachable_address(config: Config) -> str:
+    """Where other machines reach this gateway's local port, as `host:port`; "" if they cannot."""
+    address = parse_address(config.local.listen)
+    if not address.is_wildcard:
+        return str(address)
+    redis = urlsplit(config.redis.url)
+    if not config.redis.url or redis.scheme == "unix":
+        return ""
+    # The address by which we reach Redis: whoever shares it can reach us there, too.
+    host = redis.netloc.rpartition("@")[2].split(",")[0]
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        found = socket.getaddrinfo(name, 6379, type=socket.SOCK_DGRAM)
+        with socket.socket(found[0][0], socket.SOCK_DGRAM) as probe:
+            probe.connect(found[0][4])
+            return str(Address(probe.getsockname()[0], address.port))
+    except (OSError, ValueError):
+        return ""

@@ -331,7 +331,7 @@ class LocalListener:
             return
         route = self._routes.pop(pair, None)
         if route is not None:
-            self._spawn(self._control.release(pair, route))
+            self._spawn(self._control.release(pair))
 
     # Barriers.
 

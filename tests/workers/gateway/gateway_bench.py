@@ -69,7 +69,7 @@ class FakeControl(ControlPlane):
     async def acquire(self, pair: DomainPair) -> Route:
         return self.routes.setdefault(pair, Route(self.worker_id, 1))
 
-    async def release(self, pair: DomainPair, route: Route) -> None:
+    async def release(self, pair: DomainPair) -> None:
         self.released.append(pair)
         self.routes.pop(pair, None)
 
