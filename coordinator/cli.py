@@ -25,6 +25,7 @@ NOUNS = {
 
 
 _PIPED_WIDTH = 240
+_ORDER_TIMEOUT = 20.0  # seconds; sessions that close and open take their time
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
         return verb
 
     _add_processes(add)
+    _add_sessions(add)
     _add_questions(add)
     _add_setup(add)
     return top
@@ -79,6 +81,16 @@ def _add_processes(add: Callable[..., Any]) -> None:
     drain = add("drain", _order, "move the work of one worker, or of all, elsewhere and stop")
     drain.add_argument("argument", metavar="WORKER", nargs="?", default="", help="default: all")
     add("reload", _order, "read certificates and configuration again").set_defaults(argument="")
+    add("restart", _order, "replace the workers one by one").set_defaults(argument="")
+
+
+def _add_sessions(add: Callable[..., Any]) -> None:
+    close = add("close", _order, "end all sessions with a domain in order")
+    close.add_argument("argument", metavar="DOMAIN")
+    reconnect = add("reconnect", _order, "open outbound sessions anew")
+    reconnect.add_argument("argument", metavar="DOMAIN", nargs="?", default="", help="default: all")
+    ping = add("ping", _order, "measure the way to a domain's sessions and back")
+    ping.add_argument("argument", metavar="DOMAIN")
 
 
 def _add_questions(add: Callable[..., Any]) -> None:
@@ -153,6 +165,7 @@ def _order(options: argparse.Namespace) -> int:
         reply = control.ask(
             control.socket_path(config.gateway.state_dir),
             control.Order(verb=options.verb, argument=options.argument),
+            timeout=_ORDER_TIMEOUT,
         )
     except OSError as exc:
         reason = exc.strerror or "no answer in time"
@@ -216,9 +229,10 @@ def _attach(options: argparse.Namespace) -> int:
         return fail(str(exc), ExitCode.FAILURE)
     except OSError as exc:
         return fail(f"cannot write {exc.filename}: {exc.strerror}; free it", ExitCode.FAILURE)
-    file = attach.ca_file(config) if options.server == "prosody" else attach.ca_bundle(config)
-    hidden = pinning.unreadable_for_others(file)
-    found += [hidden] if hidden else []
+    if config.local.attach == "s2s":
+        file = attach.ca_file(config) if options.server == "prosody" else attach.ca_bundle(config)
+        hidden = pinning.unreadable_for_others(file)
+        found += [hidden] if hidden else []
     found += attach.warnings(config, options.server)
     blocks = attach.blocks(config, options.server)
     if options.json:

@@ -49,6 +49,15 @@ class Gateway:
         "/var/lib/fedgate", "private CA, pins, embedded Redis, sockets", kind="directory"
     )
     drain_timeout: float = option(30.0, "seconds a drain may take before sessions are cut")
+    hang_timeout: float = option(
+        10.0, "seconds without a sign of life after which a worker is killed; 0: never"
+    )
+    max_worker_rss: int = option(
+        1073741824, "bytes of memory from which on a worker is replaced by a new one; 0: never"
+    )
+    max_names: int = option(
+        1000000, "XML names in a worker's memory from which on it is replaced; 0: never"
+    )
     log_level: str = option(
         "info", "debug, info, warning or error", choices=("debug", "info", "warning", "error")
     )
@@ -209,8 +218,18 @@ class Config:
     discovery: Discovery = option(Discovery, "")
     limits: Limits = option(Limits, "")
 
+    def become(self, newer: "Config") -> None:
+        """Take the values of another one, for parts that hold this one and read it when needed."""
+        for name in self.__slots__:
+            object.__setattr__(self, name, getattr(newer, name))
+
     def remote_for(self, domain: str) -> Remote:
-        """The policy for a remote domain: its own table, else '*', else the defaults."""
+        """The policy for a remote domain: its own table, else '*', else the defaults.
+
+        With components a domain without a table is blocked: it has no stream to the local server.
+        """
+        if self.local.attach == "component" and domain not in self.remote:
+            return Remote(block=True)
         return self.remote.get(domain) or self.remote.get("*") or Remote()
 
     def trust_for(self, domain: str) -> str:

@@ -23,16 +23,19 @@ _EXAMPLES = {
 }
 
 
-def render(config: Config) -> str:
-    """The effective configuration with help comments; secrets and passwords are left out."""
+def render(config: Config, *, with_secrets: bool = False) -> str:
+    """The effective configuration with help comments.
+
+    Secrets and passwords are left out, unless the text is for our own processes.
+    """
     lines: list[str] = []
     for field in dataclasses.fields(Config):
         section = getattr(config, field.name)
         if isinstance(section, dict):
             for domain, remote in section.items():
-                lines += ["", f"[{field.name}.{toml(domain)}]", *_options(remote)]
+                lines += ["", f"[{field.name}.{toml(domain)}]", *_options(remote, with_secrets)]
         else:
-            lines += ["", f"[{field.name}]", *_options(section)]
+            lines += ["", f"[{field.name}]", *_options(section, with_secrets)]
     return "\n".join(lines[1:]) + "\n"
 
 
@@ -85,11 +88,13 @@ def _table(record: Any) -> dict[str, Any]:
     }
 
 
-def _options(record: Any) -> Iterator[str]:
+def _options(record: Any, with_secrets: bool) -> Iterator[str]:
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
+        if not with_secrets:
+            value = _redacted(field.metadata.get("kind", ""), value)
         yield from _help(field)
-        yield f"{field.name} = {toml(_redacted(field.metadata.get('kind', ''), value))}"
+        yield f"{field.name} = {toml(value)}"
 
 
 def _declared(record: type[Any], prefix: str) -> Iterator[str]:

@@ -72,8 +72,26 @@ class Command(msgspec.Struct, frozen=True, tag="command"):
     verb: Literal["drain", "stop", "reload"]
 
 
+class Request(msgspec.Struct, frozen=True, tag="request"):
+    """Coordinator: answer this. `argument` is a domain, "" for all of them.
+
+    "sessions": describe them; "close", "reconnect", "ping": do so with those of the domain.
+    """
+
+    request: int
+    verb: str
+    argument: str = ""
+
+
+class Answer(msgspec.Struct, frozen=True, tag="answer"):
+    """Worker: the answer to a Request, one record per session."""
+
+    request: int
+    rows: list[dict[str, Any]]
+
+
 class Order(msgspec.Struct, frozen=True, tag="order"):
-    """Command line: "drain" (`argument`: a worker's slot or id; "" = all) or "reload"."""
+    """Command line: a verb of orders.py; `argument`: a worker's slot or id, or a domain."""
 
     verb: str
     argument: str = ""
@@ -87,7 +105,17 @@ class Reply(msgspec.Struct, frozen=True, tag="reply"):
 
 
 Message = (
-    Hello | Welcome | LeafRequest | LeafIssued | LeafRefused | Report | Command | Order | Reply
+    Hello
+    | Welcome
+    | LeafRequest
+    | LeafIssued
+    | LeafRefused
+    | Report
+    | Command
+    | Request
+    | Answer
+    | Order
+    | Reply
 )
 
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)

@@ -7,7 +7,7 @@ from typing import Any
 
 from coordinator.control import Order, Reply
 from coordinator.reception import Link
-from coordinator.workforce import Slot
+from coordinator.workforce import Incarnation
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +17,8 @@ class Signalled:
 
 @dataclass(frozen=True, slots=True)
 class WorkerExited:
-    slot: Slot
-    code: int
+    gone: Incarnation
+    code: int | None
 
 
 @dataclass(frozen=True, slots=True)

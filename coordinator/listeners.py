@@ -4,7 +4,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from coordinator.address import Address, InvalidAddress, is_unix_path, parse_address
@@ -35,6 +35,16 @@ class Listeners:
     dns_udp: list[socket.socket] = field(default_factory=list)
     dns_tcp: list[socket.socket] = field(default_factory=list)
     admin: list[socket.socket] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, named: Mapping[str, list[socket.socket]]) -> "Listeners":
+        """The sockets that were handed over, by the names of `shared()`."""
+        return cls(
+            websocket=list(named.get("websocket", ())),
+            local=list(named.get("local", ())),
+            dns_udp=list(named.get("dns-udp", ())),
+            dns_tcp=list(named.get("dns-tcp", ())),
+        )
 
     def shared(self) -> dict[str, list[socket.socket]]:
         """The sockets that workers inherit, under the names of `workers.worker --sockets`."""
@@ -88,10 +98,34 @@ def bind_all(config: Config, *, shared: bool = True) -> Listeners:
     return bound
 
 
+def why_not_as_configured(config: Config, listeners: Listeners) -> str:
+    """Why these shared sockets are not those of the configuration; "" if they are."""
+    dns = (config.local.dns,) if config.local.dns else ()
+    local = (config.local.listen,) if config.local.attach == "s2s" else ()
+    wanted = {
+        "websocket.listen": (config.websocket.listen, socket.SOCK_STREAM, listeners.websocket),
+        "local.listen": (local, socket.SOCK_STREAM, listeners.local),
+        "local.dns": (dns, socket.SOCK_DGRAM, listeners.dns_udp),
+    }
+    for key, (texts, kind, sockets) in wanted.items():
+        left = [(sock.family, *sock.getsockname()[:2]) for sock in sockets]
+        for text in texts:
+            for family, target in _resolved(parse_address(text), kind):
+                host, port = target[:2]
+                same = [a for a in left if a[:2] == (family, host) and port in (0, a[2])]
+                if not same:
+                    return f"{key} is {text} now"
+                left.remove(same[0])
+        if left:
+            return f"{key} has changed"
+    return "" if len(listeners.dns_tcp) == len(listeners.dns_udp) else "local.dns lacks its TCP"
+
+
 def _bind_shared(config: Config, bound: Listeners) -> None:
     for text in config.websocket.listen:
         bound.websocket += _bind_tcp(text, "websocket.listen")
-    bound.local += _bind_tcp(config.local.listen, "local.listen")
+    if config.local.attach == "s2s":
+        bound.local += _bind_tcp(config.local.listen, "local.listen")
     if config.local.dns:
         _bind_dns(config.local.dns, bound)
 

@@ -1,6 +1,7 @@
 """The coordinator's end of the control socket."""
 
 import asyncio
+import itertools
 import logging
 import os
 import socket
@@ -17,6 +18,7 @@ from coordinator.control import Command, ControlProtocolError, Hello, Order, Rep
 log = logging.getLogger(__name__)
 
 Verb = Literal["drain", "stop", "reload"]
+Rows = list[dict[str, Any]]
 
 
 @dataclass(slots=True)
@@ -43,6 +45,8 @@ class Reception:
         self._authority = authority
         self._server: asyncio.Server | None = None
         self._conversations: set[asyncio.Task[None]] = set()
+        self._questions: dict[int, asyncio.Future[Rows]] = {}
+        self._numbers = itertools.count(1)
 
     async def start(self) -> None:
         """Listen. The caller holds the lock of the state directory. Raises OSError."""
@@ -76,6 +80,33 @@ class Reception:
     def command_all(self, verb: Verb) -> None:
         for worker in self.links:
             self.command(worker, verb)
+
+    async def ask(self, worker: str, verb: str, argument: str, timeout: float) -> Rows | None:
+        """Ask a worker and wait for its answer; None if none came within `timeout` seconds."""
+        link = self.links.get(worker)
+        if link is None:
+            return None
+        number = next(self._numbers)
+        answer: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
+        self._questions[number] = answer
+        link.writer.write(control.encode(control.Request(number, verb, argument)))
+        try:
+            async with asyncio.timeout(timeout):
+                return await answer
+        except TimeoutError:
+            return None
+        finally:
+            del self._questions[number]
+
+    async def ask_all(
+        self, verb: str, argument: str = "", *, timeout: float = 2.0
+    ) -> dict[str, Rows | None]:
+        """Ask every worker at the same time; the answers by worker."""
+        workers = list(self.links)
+        answers = await asyncio.gather(
+            *(self.ask(worker, verb, argument, timeout) for worker in workers)
+        )
+        return dict(zip(workers, answers, strict=True))
 
     async def _on_connection(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -114,6 +145,10 @@ class Reception:
                 message = await control.read_message(reader)
                 if isinstance(message, control.Report):
                     link.report, link.reported_at = message.snapshot, time.time()
+                elif isinstance(message, control.Answer):
+                    answer = self._questions.get(message.request)
+                    if answer is not None and not answer.done():
+                        answer.set_result(message.rows)
                 elif isinstance(message, control.LeafRequest):
                     writer.write(control.encode(self._leaf(link, message)))
                 else:

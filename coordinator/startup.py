@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from coordinator.authority import Authority, AuthorityProblem, authority_for
 from coordinator.config import Config
 from coordinator.embedded import EmbeddedProblem, EmbeddedRedis
 from coordinator.exits import ExitCode
+from coordinator.handover import socket_name
 from coordinator.listeners import CannotBind, Listeners, bind_all
 from coordinator.processes import Lock, Locked
 from coordinator.routes import gateway_of
@@ -61,6 +63,24 @@ def locked(state_dir: Path) -> Iterator[None]:
         lock.__exit__(None, None, None)
 
 
+def remove_socket(run_dir: Path, worker: str) -> None:
+    """Remove what a dead worker left for its siblings to connect to."""
+    (run_dir / socket_name(worker)).unlink(missing_ok=True)
+
+
+def remove_stale_sockets(run_dir: Path) -> None:
+    """Remove the sockets of workers that died while there was no coordinator."""
+    for path in run_dir.glob("*.sock"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+            probe.setblocking(False)
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink(missing_ok=True)
+            except OSError:
+                pass  # busy, of another kind, or too long a path: not known to be dead
+
+
 async def bind(config: Config, *, shared: bool, patience: float = 1.0) -> Listeners:
     """Bind all addresses; see `bind_all`.
 
@@ -87,7 +107,7 @@ def authority(config: Config) -> Authority:
 
 
 async def forget_dead_workers(store: Store, config: Config) -> None:
-    """Free the routes of workers of this gateway that have no account any more: they are dead.
+    """Workers of this gateway that have no account any more are dead: take them off the list.
 
     Without this, what a killed coordinator left would count as alive until its heartbeats run out.
     """
@@ -96,7 +116,6 @@ async def forget_dead_workers(store: Store, config: Config) -> None:
             ours = gateway_of(worker) == config.gateway.name
             if ours and not account_path(config.gateway.state_dir, worker).exists():
                 await store.leave(worker)
-                await store.release_all(worker)
 
 
 async def connect(store: Store, embedded: EmbeddedRedis | None) -> None:

@@ -9,6 +9,8 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -19,8 +21,12 @@ from coordinator.client import ControlPlane, ControlPlaneUnavailable
 from coordinator.config import Config
 from coordinator.configfile import load
 from coordinator.configvalue import ConfigError
+from coordinator.handover import SocketKeeper, handover_path
 from coordinator.pins import PinsUnreadable
+from coordinator.reload import changed, merged
+from coordinator.routes import slot_of
 from workers.gateway.certificates import CertificateProblem
+from workers.gateway.component import ComponentAttachment, ComponentConnector
 from workers.gateway.discovery import Discovery
 from workers.gateway.hostmeta import InvalidHostMeta
 from workers.gateway.identity import TrustProblem, TrustSources
@@ -30,6 +36,7 @@ from workers.gateway.local_trust import LocalTrust
 from workers.gateway.public_listener import PublicListener
 from workers.gateway.publication import Publication
 from workers.gateway.remote_connector import RemoteConnector
+from workers.gateway.replay import Replay
 from workers.gateway.resolver import Resolver
 from workers.gateway.router import Router
 from workers.gateway.siblings import Siblings
@@ -37,6 +44,8 @@ from workers.gateway.source import Source
 from workers.gateway.steering import Steering
 from workers.gateway.tls import LeafContexts, OwnCertificates, self_test
 from workers.gateway.tls_engine import TLSFailed
+from workers.operations import Operations
+from workers.xmpp.names import names_held
 
 log = logging.getLogger("workers.worker")
 
@@ -58,12 +67,21 @@ _CANNOT_BOOT = (
 class Worker:
     """The parts of one worker process."""
 
-    def __init__(self, config: Config, worker_id: str, sockets: dict[str, list[int]]) -> None:
+    def __init__(
+        self, config: Config, path: str | None, worker_id: str, sockets: dict[str, list[int]]
+    ) -> None:
         self._config = config
+        self._path = path
         self._id = worker_id
         self._sockets = sockets
+        self._run_dir = Path(config.gateway.state_dir) / "run"
         self._stopping = asyncio.Event()
         self._draining = asyncio.Event()
+        self._pending: list[str] = []
+        """Keys that have changed in the file and need a restart."""
+        self._keeper = SocketKeeper(
+            handover_path(self._run_dir, slot_of(worker_id), os.getpid()), sockets
+        )
         self.control = ControlPlane(config, worker_id)
         self.control.on_command = self._on_command
 
@@ -89,15 +107,13 @@ class Worker:
 
     async def _start(self) -> None:
         config, control = self._config, self.control
-        certificates = OwnCertificates(config)
+        certificates = self.certificates = OwnCertificates(config)
         for problem in certificates.problems:
             log.warning("%s", problem)
         _test_tls(config, certificates)
-        authorities = TrustSources(config)
-        authorities.for_own_domains()
-        for domain in (*config.remote, "unknown.example"):
-            authorities.for_domain(domain)  # a bundle that cannot be read is an error of the start
-        trust = LocalTrust(config, authorities)
+        authorities = self.authorities = TrustSources(config)
+        authorities.check()
+        trust = self.trust = LocalTrust(config, authorities)
         path = accounts.account_path(config.gateway.state_dir, self._id)
         self.account = accounts.Account.create(path)
         await control.start()
@@ -107,13 +123,17 @@ class Worker:
         )
         contexts = LeafContexts()
         secret = control.dialback_secret
+        is_component = config.local.attach == "component"
+        components = ComponentConnector(config)
         self.router = Router(
             config,
             self.account,
             RemoteConnector(config, self.discovery, certificates, authorities, secret),
-            LocalConnector(config, control, contexts, trust),
+            components if is_component else LocalConnector(config, control, contexts, trust),
+            control.journal,
         )
-        self.siblings = Siblings(config.gateway.state_dir, self._id)
+        control.on_dealt = Replay(self.router, config.limits).on_dealt
+        self.siblings = Siblings(self._run_dir, self._id)
         self.publication = Publication(config, self.resolver)
         self.public = PublicListener(
             config,
@@ -124,17 +144,27 @@ class Worker:
             self.publication,
             secret,
         )
-        self.local = LocalListener(
-            config,
-            self.router,
-            self.discovery,
-            self.resolver,
-            control,
-            self.siblings,
-            contexts,
-            trust,
-        )
+        self.local: LocalListener | ComponentAttachment
+        if is_component:
+            self.local = ComponentAttachment(
+                config, self.router, control, components, self.public.errors
+            )
+        else:
+            self.local = LocalListener(
+                config,
+                self.router,
+                self.discovery,
+                self.resolver,
+                control,
+                self.siblings,
+                contexts,
+                trust,
+            )
         self.steering = Steering(config, self.discovery.is_native)
+        self.operations = Operations(self.router, self.public, self.local)
+        control.on_request = self.operations.answer
+        if self._sockets:
+            self._keeper.start()
         await self._listen()
 
     async def _listen(self) -> None:
@@ -146,7 +176,9 @@ class Worker:
         if config.local.dns:
             udp, tcp = self._inherited("dns-udp"), self._inherited("dns-tcp")
             await self.steering.start(udp[0] if udp else None, tcp[0] if tcp else None)
-        local = self._inherited("local") or [_bind(config.local.listen)]
+        local = self._inherited("local")
+        if not local and config.local.attach == "s2s":
+            local = [_bind(config.local.listen)]
         self.local.start(local)
         public = self._inherited("websocket") or [_bind(a) for a in config.websocket.listen]
         await self.public.start(public)
@@ -171,22 +203,46 @@ class Worker:
         elif verb == "stop":
             self._stopping.set()
         else:
-            log.info("nothing to %s yet: restart the gateway for changes to take effect", verb)
+            self._reload()
+
+    def _reload(self) -> None:
+        """Read configuration and certificates again; what is broken changes nothing."""
+        config = self._config
+        before = replace(config)
+        try:
+            new = load(self._path)
+            change = changed(config, new)
+            TrustSources(new).check()
+            config.become(merged(config, new, "live"))
+            self.trust.reload()
+            self.certificates.reload()
+        except (CertificateProblem, ConfigError, PinsUnreadable, TrustProblem) as exc:
+            config.become(before)
+            log.error("reload: nothing was changed: %s", exc)
+            return
+        for problem in self.certificates.problems:
+            log.warning("%s", problem)
+        self.authorities.reload()
+        self.public.reload()
+        logs.set_level(config.gateway.log_level)
+        self._pending = [*change.inner, *change.outer]
+        log.info("reload: %s", change)
 
     async def _report(self) -> None:
         while True:
-            self.router.recount()
+            self.router.each_second()
             self.control.report(self.snapshot())
             await asyncio.sleep(REPORT_INTERVAL)
 
     def snapshot(self) -> dict[str, Any]:
         """What the coordinator shows of this worker."""
-        sessions = self.public.describe() + self.router.describe() + self.local.describe()
         return {
             "state": "draining" if self._draining.is_set() else "running",
-            "sessions": sessions,
+            "sessions": self.operations.count(),
             "routes": self.local.routes,
             "rss_bytes": _rss_bytes(),
+            "names": names_held(),
+            "restart_needed": self._pending,
             "cpu_seconds": round(time.process_time(), 3),
             "degraded": sorted(self.control.degraded),
             "errors": list(self.public.errors),
@@ -221,6 +277,7 @@ class Worker:
         await self.local.close()
         await self.steering.close()
         await self.siblings.close()
+        self._keeper.close()
         await self.discovery.close()
         self.router.recount()
         self.control.report(self.snapshot())
@@ -295,7 +352,9 @@ def main(argv: list[str] | None = None) -> int:
         logs.set_up(config.gateway.log_level)
         worker_id = _worker_id(config, arguments.id)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(Worker(config, worker_id, _parse_sockets(arguments.sockets)).run())
+            return runner.run(
+                Worker(config, arguments.config, worker_id, _parse_sockets(arguments.sockets)).run()
+            )
     except _CANNOT_BOOT as exc:
         print(f"fedgate: worker cannot start: {exc}", file=sys.stderr)
         return CANNOT_BOOT

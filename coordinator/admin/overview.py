@@ -13,6 +13,7 @@ from coordinator import accounts
 from coordinator.config import Config
 from coordinator.configtext import render
 from coordinator.listeners import Listeners
+from coordinator.orders import rows_of
 from coordinator.reception import Link, Reception
 from coordinator.routes import slot_of
 from coordinator.store import Store, shown_url
@@ -37,7 +38,8 @@ class Overview:
         self.state = "running"
         self.redis_up = True
         self.started_at = time.time()
-        self._config = config
+        self.settings = config
+        """The configuration in force."""
         self._listeners = listeners
         self._workforce = workforce
         self._reception = reception
@@ -68,7 +70,7 @@ class Overview:
         links = list(self._reception.links.values())
         sessions, routes = _count(links, "sessions"), _count(links, "routes")
         return {
-            "name": self._config.gateway.name,
+            "name": self.settings.gateway.name,
             "version": product_version(),
             "state": self.state,
             "ready": self.is_ready(),
@@ -76,24 +78,25 @@ class Overview:
             "pid": os.getpid(),
             "started_at": self.started_at,
             "uptime": time.time() - self.started_at,
-            "domains": list(self._config.gateway.domains),
+            "domains": list(self.settings.gateway.domains),
             "workers": {"configured": len(self._workforce.slots), "running": len(links)},
             "sessions": sessions,
             "routes": routes,
             "redis": {
                 "up": self.redis_up,
-                "url": shown_url(self._config.redis.url) or "embedded",
+                "url": shown_url(self.settings.redis.url) or "embedded",
             },
-            "listening": self._listeners.addresses(),
+            "listening": self.listening(),
             "ledger": self.ledger(),
         }
 
     def workers(self) -> list[dict[str, Any]]:
-        """Each slot of ours, then each worker that was started elsewhere."""
+        """Each slot of ours, then who retires, then each worker that was started elsewhere."""
         shown = [self._slot_shown(slot) for slot in self._workforce.slots]
         ours = {slot.worker for slot in self._workforce.slots}
+        states = {each.worker: each.state for each in self._workforce.incarnations()}
         others = (link for link in self._reception.links.values() if link.worker not in ours)
-        return shown + [_link_shown(link, "running", 0) for link in others]
+        return shown + [_link_shown(link, states.get(link.worker, "running"), 0) for link in others]
 
     async def routes(self) -> list[dict[str, Any]]:
         """The routes of the whole cluster, at most `MAX_ROUTES`. Raises `StoreUnavailable`."""
@@ -113,11 +116,20 @@ class Overview:
                 break
         return sorted(shown, key=lambda route: (route["remote"], route["local"]))
 
-    def sessions(self) -> list[dict[str, Any]]:
-        return [session for link in self._reception.links.values() for session in _marked(link)]
+    async def sessions(self) -> list[dict[str, Any]]:
+        """All sessions, as the workers describe them now; those that do not answer are left out.
+
+        They are asked when somebody wants to know: reports carry the number alone, so that a
+        gateway with 10,000 sessions costs nothing per second for them.
+        """
+        return rows_of(await self._reception.ask_all("sessions"))
+
+    def listening(self) -> dict[str, list[str]]:
+        """Where we listen, in words."""
+        return self._listeners.addresses()
 
     def ledger(self) -> dict[str, Any]:
-        return accounts.sum_accounts(Path(self._config.gateway.state_dir) / "ledger")
+        return accounts.sum_accounts(Path(self.settings.gateway.state_dir) / "ledger")
 
     def errors(self) -> list[dict[str, Any]]:
         """Recent errors, the newest last."""
@@ -127,7 +139,7 @@ class Overview:
 
     def config(self) -> dict[str, Any]:
         """The configuration in force, secrets left out."""
-        return tomllib.loads(render(self._config))
+        return tomllib.loads(render(self.settings))
 
     def starts(self) -> int:
         """How many worker processes were started so far."""
@@ -148,7 +160,7 @@ class Overview:
         if link is not None:
             return _link_shown(link, slot.state, restarts)
         return {
-            "id": slot.worker or f"{self._config.gateway.name}/{slot.name}",
+            "id": slot.worker or f"{self.settings.gateway.name}/{slot.name}",
             "slot": slot.name,
             "pid": slot.pid,
             "state": slot.state,
@@ -188,7 +200,7 @@ def _link_shown(link: Link, state: str, restarts: int) -> dict[str, Any]:
 _SHOWN_ELSEWHERE = {"sessions", "routes", "rss_bytes", "state", "errors", "degraded"}
 
 
-def _marked(link: Link, key: str = "sessions") -> Iterator[dict[str, Any]]:
+def _marked(link: Link, key: str) -> Iterator[dict[str, Any]]:
     """The records of a report under `key`, each with its worker."""
     records = link.report.get(key)
     for record in records if isinstance(records, list) else []:

@@ -64,6 +64,9 @@ def application(overview: Overview) -> web.Application:
         except StoreUnavailable as exc:
             return web.json_response({"error": str(exc)}, status=503)
 
+    async def sessions(request: web.Request) -> web.Response:
+        return web.json_response(await overview.sessions())
+
     def shown(question: Callable[[], object]) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def answer(request: web.Request) -> web.Response:
             return web.json_response(question())
@@ -80,7 +83,7 @@ def application(overview: Overview) -> web.Application:
             web.get("/api/routes", routes),
             web.get("/api/status", shown(overview.status)),
             web.get("/api/workers", shown(overview.workers)),
-            web.get("/api/sessions", shown(overview.sessions)),
+            web.get("/api/sessions", sessions),
             web.get("/api/ledger", shown(overview.ledger)),
             web.get("/api/errors", shown(overview.errors)),
             web.get("/api/config", shown(overview.config)),

@@ -156,6 +156,12 @@ class TrustSources:
         """
         return self._load(self._config.certificates.trust)
 
+    def check(self) -> None:
+        """Read every bundle that is named. Raises `TrustProblem`."""
+        self.for_own_domains()
+        for domain in (*self._config.remote, "unknown.example"):
+            self.for_domain(domain)
+
     def _load(self, source: str) -> Trust:
         trust = self._loaded.get(source)
         if trust is None:

@@ -6,6 +6,7 @@ import secrets
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -81,6 +82,12 @@ class PublicListener:
                 lambda: AcceptedWebSocket(self._endpoint).channel, sock=sock
             )
             self._servers.append(server)
+
+    def reload(self) -> None:
+        """Apply the limits that are in force now to connections from now on."""
+        limits = self.config.limits
+        self._stream_config = replace(self._stream_config, limits=limits)
+        self._endpoint.max_message = 2 * limits.preauth_bytes
 
     def stop(self) -> None:
         """Accept nothing more."""

@@ -6,6 +6,7 @@ owns it (a source or a hop). The two kinds of connection differ only in how byte
 
 import asyncio
 import logging
+import secrets
 import socket
 import time
 from typing import Any, Protocol
@@ -263,6 +264,7 @@ class WebSocketSession(Session):
         self._unanswered = 0
         self._is_attached = False
         self._was_early = False
+        self._echoes: dict[bytes, asyncio.Future[None]] = {}
 
     def attach(self, websocket: WebSocket) -> None:
         self.websocket = websocket
@@ -275,6 +277,23 @@ class WebSocketSession(Session):
     def ping(self, payload: bytes) -> None:
         """A Ping behind everything written so far; `on_pong` follows."""
         self.websocket.ping(payload)
+
+    async def round_trip(self) -> float:
+        """Seconds until a Ping is answered; the deadline is the caller's.
+
+        Raises `ConnectionError`.
+        """
+        if self.ended:
+            raise ConnectionError
+        payload = b"fedgate-" + secrets.token_hex(8).encode()
+        echo = self._echoes[payload] = self._loop.create_future()
+        started = self._loop.time()
+        self.ping(payload)
+        try:
+            await echo
+        finally:
+            self._echoes.pop(payload, None)
+        return self._loop.time() - started
 
     def _send(self, data: list[bytes]) -> None:
         self.websocket.send_messages(data)
@@ -311,7 +330,10 @@ class WebSocketSession(Session):
 
     def pong_received(self, payload: bytes) -> None:
         self._unanswered = 0
-        if payload != b"k":
+        if echo := self._echoes.pop(payload, None):
+            if not echo.done():
+                echo.set_result(None)
+        elif payload != b"k":
             self.owner.on_pong(self, payload)
 
     def write_paused(self) -> None:
@@ -323,5 +345,8 @@ class WebSocketSession(Session):
     def websocket_closed(self, code: int, reason: str) -> None:
         if self._ping_timer is not None:
             self._ping_timer.cancel()
+        for echo in self._echoes.values():
+            if not echo.done():
+                echo.set_exception(ConnectionError())
         text = f": {reason[:256]}" if reason else ""
         self._lost(f"WebSocket closed with {code}{text}")

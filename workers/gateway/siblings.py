@@ -1,12 +1,14 @@
 """Workers of one machine talk to each other here: sockets are handed over, drains reported.
 
 Every worker listens on one unix socket named after it. A packet is one JSON object, with at most
-one file descriptor (SCM_RIGHTS).
+one file descriptor (SCM_RIGHTS). A descriptor is acknowledged: a stopped worker takes packets, too,
+until its buffers are full. Without an acknowledgement in time the sender withdraws the packet, and
+a receiver that comes to it later cannot acknowledge it any more, so lets it go: never do both
+serve the stream.
 """
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
 import socket
@@ -17,13 +19,16 @@ from typing import Any
 
 import msgspec
 
+from coordinator.handover import socket_name as socket_name
+
 log = logging.getLogger(__name__)
 
 _MAX_PACKET = 65536
 _BACKLOG = 1024
 _SEND_TIMEOUT = 2.0
-# sun_path holds 108 bytes; the /proc/self/fd/<n>/ in front takes up to 24.
-_MAX_NAME = 80
+ACKNOWLEDGE_TIMEOUT = 1.0
+"""Seconds in which a worker must take a socket that is handed to it."""
+_TAKEN = b"taken"
 _PEER_CREDENTIALS = struct.Struct("3i")
 
 
@@ -34,14 +39,16 @@ class SiblingUnavailable(Exception):
 class Siblings:
     """This worker's end of the unix sockets between the workers of a machine.
 
-    Set `on_socket(sock, info)` and `on_message(message)` before `start()`. A received socket is
-    non-blocking and belongs to the callback.
+    Set `on_socket(sock, info)`, `on_message(message)` and `on_withdrawn(info)` before `start()`. A
+    received socket is non-blocking and belongs to the callback. `on_withdrawn`: the sender gave us
+    up before we came to its packet.
     """
 
     def __init__(self, run_dir: str | Path, worker_id: str) -> None:
         self.worker_id = worker_id
         self.on_socket: Callable[[socket.socket, dict[str, Any]], None] = _refuse_socket
         self.on_message: Callable[[dict[str, Any]], None] = _ignore_message
+        self.on_withdrawn: Callable[[dict[str, Any]], None] = _ignore_message
         self._run_dir = Path(run_dir)
         self._directory = -1
         self._listener: socket.socket | None = None
@@ -81,9 +88,9 @@ class Siblings:
             self._directory = -1
 
     async def send_socket(self, worker_id: str, sock: socket.socket, info: dict[str, Any]) -> None:
-        """Hand `sock` to another worker; on return it is theirs and our copy is closed.
+        """Hand `sock` to another worker; on return it has it and our copy is closed.
 
-        Raises `SiblingUnavailable`; then `sock` is still open and ours.
+        Raises `SiblingUnavailable`; then `sock` is still open, and only ours.
         """
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", sock.fileno()))]
         await self._send(worker_id, info, rights)
@@ -102,7 +109,9 @@ class Siblings:
         try:
             async with asyncio.timeout(_SEND_TIMEOUT):
                 await self._connect(connection, worker_id)
-                connection.sendmsg([packet], ancillary, socket.MSG_NOSIGNAL)
+            connection.sendmsg([packet], ancillary, socket.MSG_NOSIGNAL)
+            if ancillary and not await _is_acknowledged(connection):
+                raise SiblingUnavailable(f"worker {worker_id} does not take a stream")
         except TimeoutError:
             raise SiblingUnavailable(f"worker {worker_id} does not answer") from None
         except OSError as exc:
@@ -154,20 +163,27 @@ class Siblings:
         elif flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(received) > 1:
             log.warning("a sibling's packet is malformed: dropped")
         else:
-            self._deliver(packet, received)
+            self._deliver(connection, packet, received)
         for sock in received:
             sock.close()
 
-    def _deliver(self, packet: bytes, received: list[socket.socket]) -> None:
+    def _deliver(
+        self, connection: socket.socket, packet: bytes, received: list[socket.socket]
+    ) -> None:
         try:
             message = msgspec.json.decode(packet, type=dict[str, Any])
         except msgspec.DecodeError:
             log.warning("a sibling's packet is not JSON: dropped")
             return
-        if received:
-            self.on_socket(received.pop(), message)
-        else:
+        if not received:
             self.on_message(message)
+            return
+        try:
+            connection.send(_TAKEN, socket.MSG_NOSIGNAL)
+        except OSError:
+            self.on_withdrawn(message)
+        else:
+            self.on_socket(received.pop(), message)
 
     def _drop(self, connection: socket.socket) -> None:
         asyncio.get_running_loop().remove_reader(connection)
@@ -175,12 +191,18 @@ class Siblings:
         connection.close()
 
 
-def socket_name(worker_id: str) -> str:
-    """The file name of a worker's socket; too long a worker id becomes its digest."""
-    name = worker_id.replace("/", "_") + ".sock"
-    if len(name.encode()) > _MAX_NAME:
-        name = hashlib.blake2b(worker_id.encode(), digest_size=16).hexdigest() + ".sock"
-    return name
+async def _is_acknowledged(connection: socket.socket) -> bool:
+    """Wait for the other's word that it has the socket; afterwards it can give it no more."""
+    answer = b""
+    try:
+        async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT):
+            answer = await asyncio.get_running_loop().sock_recv(connection, len(_TAKEN))
+    except TimeoutError:
+        # What was sent before this is still to be read; what would be sent after it fails.
+        connection.shutdown(socket.SHUT_RD)
+        with contextlib.suppress(BlockingIOError):
+            answer = connection.recv(len(_TAKEN))
+    return answer == _TAKEN
 
 
 def _received_sockets(ancillary: list[tuple[int, int, bytes]]) -> list[socket.socket]:

@@ -1,6 +1,7 @@
 """A worker without a data plane: the real client, an account, and the ways in which workers end.
 
-It behaves as `<state_dir>/behaviour` says: "" (well), "boot-error", "crash", "deaf" (never stops).
+It behaves as `<state_dir>/behaviour` says: "" (well), "boot-error", "crash", "deaf" (never stops),
+"hang" (stops its loop when told to reload), "fat" (much memory).
 """
 
 import argparse
@@ -15,6 +16,7 @@ from coordinator import accounts
 from coordinator.client import ControlPlane
 from coordinator.config import Config
 from coordinator.configfile import load
+from coordinator.handover import SocketKeeper, handover_path
 from coordinator.routes import DomainPair, worker_id
 
 PAIR = DomainPair("a.example", "b.example")
@@ -23,6 +25,12 @@ PAIR = DomainPair("a.example", "b.example")
 def behaviour(config: Config) -> str:
     path = Path(config.gateway.state_dir, "behaviour")
     return path.read_text() if path.exists() else ""
+
+
+async def keep_reporting(plane: ControlPlane, report: dict[str, object]) -> None:
+    while True:
+        plane.report(report)
+        await asyncio.sleep(0.5)
 
 
 async def work(options: argparse.Namespace) -> int:
@@ -44,26 +52,44 @@ async def work(options: argparse.Namespace) -> int:
     account.outbound[accounts.IN_FLIGHT_OURS] += 1
     told_to_stop = asyncio.Event()
 
+    sockets = {
+        name: [int(number) for number in numbers.split(",")]
+        for name, _, numbers in (part.partition("=") for part in options.sockets.split(";"))
+    }
+    keeper = SocketKeeper(
+        handover_path(Path(config.gateway.state_dir, "run"), options.id, os.getpid()), sockets
+    )
+    keeper.start()
+    session = {"domain_pairs": [PAIR], "direction": "outbound", "pid": os.getpid()}
+
+    async def on_request(verb: str, argument: str) -> list[dict[str, object]]:
+        if verb == "sessions":
+            return [session]
+        return [{"pair": list(PAIR), "text": f"{verb} {argument}", "ok": verb != "close"}]
+
     def on_command(verb: str) -> None:
         print(f"{options.id} told to {verb}", file=sys.stderr, flush=True)
+        if verb == "reload" and how == "hang":
+            signal.pause()
         if verb != "reload" and how != "deaf":
             told_to_stop.set()
 
     plane.on_command = on_command
+    plane.on_request = on_request
     await plane.start()
     route = await plane.acquire(PAIR)
-    session = {"domain_pairs": [PAIR], "direction": "outbound", "pid": os.getpid()}
-    plane.report(
-        {
-            "sessions": [session],
-            "routes": int(route.owner == plane.worker_id),
-            "rss_bytes": 1000,
-            "errors": [{"at": 1.0, "text": "an example"}],
-            "state": "running",
-        }
-    )
+    report = {
+        "sessions": 1,
+        "routes": int(route.owner == plane.worker_id),
+        "rss_bytes": 1000 if how != "fat" else 2_000_000_000,
+        "errors": [{"at": 1.0, "text": "an example"}],
+        "state": "running",
+    }
     print(f"{options.id} works, sockets {options.sockets}", file=sys.stderr, flush=True)
+    reporting = asyncio.create_task(keep_reporting(plane, report))
     await told_to_stop.wait()
+    reporting.cancel()
+    keeper.close()
     account.outbound[accounts.IN_FLIGHT_RESENDABLE] -= 2
     account.outbound[accounts.IN_FLIGHT_OURS] -= 1
     account.outbound[accounts.ACKNOWLEDGED] += 3
