@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from coordinator.handover import socket_name as socket_name
+from workers.gateway.peek import wait_readable
 
 log = logging.getLogger(__name__)
 
@@ -193,16 +194,13 @@ class Siblings:
 
 async def _is_acknowledged(connection: socket.socket) -> bool:
     """Wait for the other's word that it has the socket; afterwards it can give it no more."""
-    answer = b""
     try:
         async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT):
-            answer = await asyncio.get_running_loop().sock_recv(connection, len(_TAKEN))
+            await wait_readable(connection)
     except TimeoutError:
-        # What was sent before this is still to be read; what would be sent after it fails.
+        # What was sent before this can still be read; what would be sent after it fails.
         connection.shutdown(socket.SHUT_RD)
-        with contextlib.suppress(BlockingIOError):
-            answer = connection.recv(len(_TAKEN))
-    return answer == _TAKEN
+    return connection.recv(len(_TAKEN)) == _TAKEN
 
 
 def _received_sockets(ancillary: list[tuple[int, int, bytes]]) -> list[socket.socket]:

@@ -99,6 +99,46 @@ async def test_a_worker_that_reads_nothing_is_given_up(workers, tmp_path, monkey
     frozen.close()
 
 
+async def test_a_stopped_worker_that_comes_to_a_withdrawn_stream_lets_it_go(workers, monkeypatch):
+    first, second = workers
+    monkeypatch.setattr("workers.gateway.siblings.ACKNOWLEDGE_TIMEOUT", 0.02)
+    inbox, withdrawn = Inbox(second), asyncio.Queue()
+    second.on_withdrawn = withdrawn.put_nowait
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(second._listener)  # as SIGSTOP does: the kernel still takes packets
+    near, far = tcp_pair()
+    with pytest.raises(SiblingUnavailable, match="does not take a stream"):
+        await first.send_socket(SECOND, near, {"pair": ["a.example", "b.example"]})
+    loop.add_reader(second._listener, second._on_connection)
+    assert await withdrawn.get() == {"pair": ["a.example", "b.example"]}
+    assert inbox.items.empty()
+    far.send(b"still here")
+    assert await loop.sock_recv(near, 100) == b"still here"
+    near.close()
+    far.close()
+
+
+async def test_a_worker_that_dies_over_a_stream_leaves_it_with_us(workers):
+    first, second = workers
+
+    def die(sock, info):
+        raise AssertionError("never called")
+
+    second.on_socket = die
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(second._listener)
+    near, far = tcp_pair()
+    sending = asyncio.create_task(first.send_socket(SECOND, near, {}))
+    await asyncio.sleep(0)
+    second._listener.close()
+    second._listener = None
+    with pytest.raises(SiblingUnavailable):
+        await sending
+    assert near.fileno() >= 0
+    near.close()
+    far.close()
+
+
 async def test_too_large_a_message_is_refused_here(workers):
     with pytest.raises(SiblingUnavailable, match="too large"):
         await workers[0].send_message(SECOND, {"x": "y" * 70000})
