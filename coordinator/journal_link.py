@@ -48,7 +48,11 @@ class JournalLink(asyncio.Protocol):
             connection = node.connection_class(**node.connection_kwargs)
         else:
             connection = client.connection_pool.make_connection()
-        await connection.connect()
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
         # The package has no public way to its transport, and is only needed to connect.
         link._stream = connection._writer
         link._transport = connection._writer.transport

@@ -40,6 +40,8 @@ class JournalWriter:
         self._is_urgent = False
         self._watch: asyncio.TimerHandle | None = None
         self._sent_at = 0.0
+        self._late_looks = 0
+        self._tried_at = 0.0
 
     @property
     def available(self) -> bool:
@@ -69,8 +71,10 @@ class JournalWriter:
     async def close(self) -> None:
         """Write what waits and, when all is complete, leave nothing in Redis."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            # Repeatedly: before Python 3.12, redis may forget a cancellation while it writes.
+            while not self._task.done():
+                self._task.cancel()
+                await asyncio.wait([self._task], timeout=FLUSH_DELAY)
         if self._link is not None:
             try:
                 await self._flush()
@@ -101,19 +105,18 @@ class JournalWriter:
         while True:
             if self._link is not None:
                 await self._lost.wait()
-            else:
-                await asyncio.sleep(RETRY_INTERVAL)
+            # Also after a loss: a Redis that takes connections and no data is asked as rarely.
+            await asyncio.sleep(max(0.0, self._tried_at + RETRY_INTERVAL - time.monotonic()))
             await self._open()
 
     async def _open(self) -> None:
-        link: JournalLink | None = None
+        self._tried_at = time.monotonic()
         try:
-            link = await self._store.link_journal(self._worker, self)
+            # In this order: a Cluster's client learns by commands which server has the key now.
             opened = await self._store.open_journal(self._worker)
+            link = await self._store.link_journal(self._worker, self)
         except StoreUnavailable as exc:
             log.debug("journal: %s", exc)
-            if link is not None:
-                link.close()
             return
         if link.is_closed:
             return
@@ -123,6 +126,11 @@ class JournalWriter:
         self._link = link
         self._journal.regain_contact(opened.last, is_sealed=opened.is_sealed)
         self._schedule()
+
+    def doubt(self) -> None:
+        """Redis may have lost its data: see, and write what is unfinished again if it has."""
+        if self._link is not None:
+            self.link_lost()
 
     def link_lost(self) -> None:
         """The connection is gone, or the journal behind it is not what we know."""
@@ -148,16 +156,19 @@ class JournalWriter:
 
     def _schedule(self) -> None:
         """Call `_turn` at the end of this loop turn, or as soon as the interval allows."""
-        delay = self._sent_at + INTERVAL - time.monotonic()
-        if delay <= 0 or self._journal.waiting_bytes >= HURRY_BYTES or self._link is None:
-            if self._is_urgent:
+        if self._link is not None:
+            if self._journal.is_in_flight:
+                return  # its answer comes here again
+            delay = self._sent_at + INTERVAL - time.monotonic()
+            if delay > 0 and self._journal.waiting_bytes < HURRY_BYTES:
+                if self._timer is None:
+                    self._timer = asyncio.get_running_loop().call_later(delay, self._turn)
                 return
+        if not self._is_urgent:
             if self._timer is not None:
                 self._timer.cancel()
             self._is_urgent = True
             self._timer = asyncio.get_running_loop().call_soon(self._turn)
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(delay, self._turn)
 
     def _turn(self) -> None:
         self._timer, self._is_urgent = None, False
@@ -165,6 +176,7 @@ class JournalWriter:
             self._journal.lose_contact()
         elif (append := self._journal.next_append()) is not None:
             self._sent_at = time.monotonic()
+            self._late_looks = 0
             self._link.send(append)
             if self._watch is None:
                 self._watch = asyncio.get_running_loop().call_later(FLUSH_DELAY, self._on_watch)
@@ -174,7 +186,9 @@ class JournalWriter:
         self._watch = None
         if self._link is None:
             return
-        if self._journal.is_in_flight and time.monotonic() - self._sent_at > COMMAND_TIMEOUT:
+        # Looks are counted, since time also passes while this process stands still.
+        self._late_looks = self._late_looks + 1 if self._journal.is_in_flight else 0
+        if self._late_looks * FLUSH_DELAY >= COMMAND_TIMEOUT:
             log.warning("the journal's append has had no answer for %g s", COMMAND_TIMEOUT)
             self.link_lost()
         elif self._journal.is_in_flight or self._journal.has_work:

@@ -1,0 +1,367 @@
+import msgspec
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from coordinator.journal import (
+    MAX_ENTRY_BYTES,
+    Append,
+    Dealt,
+    InvalidEntry,
+    Journal,
+    Record,
+    decode_entry,
+    encode_entry,
+)
+from coordinator.routes import DomainPair
+
+PAIR = DomainPair("a.example", "b.example")
+
+
+class Scene:
+    """A journal, and what its records were told."""
+
+    def __init__(self, max_bytes: int = 1000, max_age: float = 60.0) -> None:
+        self.journal = Journal(max_bytes, max_age)
+        self.journal.regain_contact(None)
+        self.told: list[tuple[str, bool]] = []
+        self.encoded: list[str] = []
+
+    def add(self, name: str, *, size: int = 10, now: float = 0.0) -> Record:
+        def encode() -> bytes:
+            self.encoded.append(name)
+            return name.encode()
+
+        record = Record("out", PAIR, encode, size, lambda kept: self.told.append((name, kept)))
+        self.journal.add(record, now)
+        return record
+
+    def append(self) -> Append:
+        append = self.journal.next_append()
+        assert append is not None
+        return append
+
+    def written(self, append: Append) -> list[str]:
+        return [dealt.data.decode() for dealt in decode_entry(append.payload)]
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def test_what_waits_goes_together_and_is_told_when_redis_has_it(scene: Scene):
+    scene.add("one")
+    scene.add("two")
+    append = scene.append()
+    assert (append.number, append.floor, append.finished) == (1, 1, [])
+    assert scene.written(append) == ["one", "two"]
+    assert scene.told == []
+    scene.journal.appended()
+    assert scene.told == [("one", True), ("two", True)]
+    assert len(scene.journal) == 1
+
+
+def test_only_one_append_is_in_flight(scene: Scene):
+    scene.add("one")
+    scene.append()
+    scene.add("two")
+    assert scene.journal.is_in_flight
+    assert scene.journal.next_append() is None
+    scene.journal.appended()
+    assert scene.written(scene.append()) == ["two"]
+
+
+def test_nothing_to_write_is_no_append(scene: Scene):
+    assert scene.journal.next_append() is None
+
+
+def test_a_record_complete_before_it_is_written_is_never_encoded(scene: Scene):
+    scene.journal.complete(scene.add("one"))
+    assert scene.journal.next_append() is None
+    scene.journal.complete(scene.add("two"))
+    scene.add("three")
+    assert scene.written(scene.append()) == ["three"]
+    assert scene.encoded == ["three"]
+
+
+def test_an_entry_is_deleted_when_all_its_records_are_complete(scene: Scene):
+    one, two = scene.add("one"), scene.add("two")
+    scene.append()
+    scene.journal.appended()
+    scene.journal.complete(one)
+    assert not scene.journal.has_work
+    scene.journal.complete(two)
+    scene.journal.complete(two)
+    assert scene.append() == Append(1, b"", 2, [])
+    scene.journal.appended()
+    assert not scene.journal.has_work
+
+
+def test_completions_ride_along_with_appends(scene: Scene):
+    records = []
+    for name in ("one", "two", "three"):
+        records.append(scene.add(name))
+        scene.append()
+        scene.journal.appended()
+    scene.journal.complete(records[1])
+    scene.add("four")
+    append = scene.append()
+    assert (append.number, append.floor, append.finished) == (4, 1, [2])
+    scene.journal.appended()
+    scene.journal.complete(records[0])
+    append = scene.append()
+    assert (append.payload, append.floor, append.finished) == (b"", 3, [])
+
+
+def test_a_record_complete_while_its_append_is_in_flight_is_deleted_and_not_told(scene: Scene):
+    one = scene.add("one")
+    scene.append()
+    scene.journal.complete(one)
+    scene.journal.appended()
+    assert scene.told == []
+    assert scene.append() == Append(1, b"", 2, [])
+
+
+def test_it_is_full_by_bytes_and_by_age(scene: Scene):
+    first = scene.add("one", size=900, now=5.0)
+    assert not scene.journal.is_full(5.0)
+    second = scene.add("two", size=101, now=6.0)
+    assert scene.journal.is_full(6.0)
+    scene.journal.complete(first)
+    assert scene.journal.bytes == 101
+    assert not scene.journal.is_full(66.0)
+    assert scene.journal.is_full(66.1)
+    scene.journal.complete(second)
+    assert not scene.journal.is_full(1000.0)
+
+
+def test_an_entry_is_bounded_but_takes_one_record_of_any_size(scene: Scene):
+    for name in ("one", "two", "three"):
+        scene.add(name, size=MAX_ENTRY_BYTES // 2)
+    scene.add("four", size=3 * MAX_ENTRY_BYTES)
+    for names in (["one", "two"], ["three", "four"]):
+        assert scene.written(scene.append()) == names
+        scene.journal.appended()
+    assert scene.journal.waiting_bytes == 0
+
+
+def test_while_redis_is_away_records_are_told_to_go_on(scene: Scene):
+    scene.add("kept")
+    scene.append()
+    scene.journal.appended()
+    scene.add("flying")
+    scene.append()
+    scene.add("waiting")
+    scene.told.clear()
+    scene.journal.lose_contact()
+    scene.add("later")
+    scene.journal.lose_contact()
+    assert scene.told == [("flying", False), ("waiting", False), ("later", False)]
+
+
+def test_what_redis_missed_is_written_when_it_is_back(scene: Scene):
+    scene.add("kept")
+    scene.append()
+    scene.journal.appended()
+    scene.add("flying")
+    scene.append()
+    scene.journal.lose_contact()
+    complete = scene.add("complete")
+    scene.add("later")
+    scene.journal.lose_contact()
+    scene.journal.complete(complete)
+    scene.journal.regain_contact(1)
+    append = scene.append()
+    assert scene.written(append) == ["flying", "later"]
+    # Nobody knows if entry 2 was written: it goes.
+    assert (append.number, append.floor, append.finished) == (3, 1, [2])
+    scene.told.clear()
+    scene.journal.appended()
+    assert scene.told == [("flying", True), ("later", True)]
+
+
+def test_completions_that_were_in_flight_are_sent_again(scene: Scene):
+    first, second = scene.add("first"), None
+    scene.append()
+    scene.journal.appended()
+    second = scene.add("second")
+    scene.append()
+    scene.journal.appended()
+    scene.journal.complete(second)
+    assert scene.append().finished == [2]
+    scene.journal.lose_contact()
+    scene.journal.regain_contact(2)
+    assert scene.append().finished == [2]
+    assert not first.is_complete
+
+
+@pytest.mark.parametrize("last", [None, 1], ids=["empty", "an older state"])
+def test_a_redis_that_lost_data_gets_everything_unfinished_again(scene: Scene, last: int | None):
+    names = ["one", "two", "three"]
+    for name in names:
+        scene.add(name)
+        scene.append()
+        scene.journal.appended()
+    scene.told.clear()
+    scene.journal.lose_contact()
+    scene.journal.regain_contact(last)
+    append = scene.append()
+    assert scene.written(append) == names
+    assert (append.number, append.floor) == (4, 4)
+    scene.journal.appended()
+    assert len(scene.journal) == 1
+    assert scene.told == []  # once is enough
+
+
+def test_what_others_took_over_is_not_written_again(scene: Scene):
+    taken = scene.add("taken")
+    scene.append()
+    scene.journal.appended()
+    scene.add("new")
+    scene.append()
+    scene.journal.lose_contact()
+    scene.journal.regain_contact(None, is_sealed=True)
+    assert scene.written(scene.append()) == ["new"]
+    scene.journal.appended()
+    scene.journal.complete(taken)
+    assert len(scene.journal) == 1
+    assert not scene.journal.has_work
+    # Nor when Redis then loses its data.
+    scene.journal.lose_contact()
+    scene.journal.regain_contact(None)
+    assert scene.written(scene.append()) == ["new"]
+
+
+def test_entries_are_read_back_as_they_were_written():
+    records = [Dealt("out", PAIR, b"\x00\xff"), Dealt("note", PAIR, b"")]
+    assert decode_entry(encode_entry(records)) == records
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\xff",
+        msgspec.msgpack.encode([["sideways", "a.example", "b.example", b""]]),
+        msgspec.msgpack.encode([["out", "a.example", b""]]),
+        msgspec.msgpack.encode([["out", "a b", "b.example", b""]]),
+        msgspec.msgpack.encode([["out", "a.example", "b.example", 5]]),
+        msgspec.msgpack.encode({"out": 1}),
+    ],
+)
+def test_an_entry_we_never_wrote_is_refused(payload: bytes):
+    with pytest.raises(InvalidEntry):
+        decode_entry(payload)
+
+
+class AnyHistory(RuleBasedStateMachine):
+    """A journal, and a Redis that does, fails or forgets whatever it is asked.
+
+    At any moment Redis holds every record that was told to be kept and is not complete, unless it
+    has lost data since it last answered.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scene = Scene(10**9)
+        self.stream: dict[int, list[str]] = {}
+        self.last = 0
+        self.flying: Append | None = None
+        self.is_away = False
+        self.has_lost = False
+        self.unfinished: dict[str, Record] = {}
+        self.count = 0
+
+    @initialize()
+    def begin(self) -> None:
+        self.scene.journal.regain_contact(None)
+
+    @rule()
+    def add(self) -> None:
+        self.count += 1
+        name = str(self.count)
+        self.unfinished[name] = self.scene.add(name)
+        if self.is_away:
+            self.scene.journal.lose_contact()
+
+    @rule(choose=st.integers(0, 100))
+    def complete(self, choose: int) -> None:
+        if self.unfinished:
+            name = list(self.unfinished)[choose % len(self.unfinished)]
+            self.scene.journal.complete(self.unfinished.pop(name))
+
+    @rule()
+    def send(self) -> None:
+        if not self.is_away and self.flying is None:
+            self.flying = self.scene.journal.next_append()
+
+    def execute(self) -> None:
+        append = self.flying
+        assert append is not None
+        for number in append.finished:
+            self.stream.pop(number, None)
+        if append.payload:
+            assert append.number > self.last
+            self.stream[append.number] = self.scene.written(append)
+            self.last = append.number
+        self.stream = {n: names for n, names in self.stream.items() if n >= append.floor}
+
+    @rule()
+    def answer(self) -> None:
+        if self.flying is not None:
+            self.execute()
+            self.flying = None
+            self.scene.journal.appended()
+
+    @rule(is_executed=st.booleans())
+    def lose(self, is_executed: bool) -> None:
+        if not self.is_away:
+            if self.flying is not None and is_executed:
+                self.execute()
+            self.flying, self.is_away = None, True
+            self.scene.journal.lose_contact()
+
+    @rule(what=st.sampled_from(["all", "newest"]))
+    def forget(self, what: str) -> None:
+        if self.is_away:
+            self.has_lost = True
+            if what == "all":
+                self.stream, self.last = {}, 0
+            elif self.last:
+                self.stream.pop(self.last, None)
+                self.last -= 1
+
+    @rule()
+    def come_back(self) -> None:
+        if self.is_away:
+            self.is_away = False
+            self.scene.journal.regain_contact(self.last or None)
+
+    @rule()
+    def settle(self) -> None:
+        """Everything is written: what Redis holds is what is unfinished."""
+        self.come_back()
+        while self.flying is not None or self.scene.journal.has_work:
+            self.send()
+            if self.flying is None:
+                break
+            self.answer()
+        self.has_lost = False
+        held = {name for names in self.stream.values() for name in names}
+        assert set(self.unfinished) <= held
+        assert len(self.stream) == len(self.scene.journal)
+
+    @invariant()
+    def what_was_told_to_be_kept_is_there(self) -> None:
+        held = {name for names in self.stream.values() for name in names}
+        kept = {name for name, record in self.unfinished.items() if record.is_kept}
+        assert self.has_lost or kept <= held
+        assert self.scene.journal.records == len(self.unfinished)
+        assert self.scene.journal.bytes == 10 * len(self.unfinished)
+        assert self.scene.journal.waiting_bytes >= 0
+
+
+TestAnyHistory = AnyHistory.TestCase
+TestAnyHistory.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
