@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench lock packages clean
+.PHONY: demo test lint bench chaos lock packages clean
 
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -27,6 +27,10 @@ lint: .venv/.installed
 
 bench: .venv/.installed
 	@$(BIN)/python -P -m loadtest.micro
+
+# CHAOS="--only worker-killed --times 3" chooses; --flap for thousands of domains at once.
+chaos: .venv/.installed packages
+	@$(BIN)/python -P -m loadtest.chaos $(CHAOS)
 
 packages:
 	$(call quietly,loadtest/stage/install-packages prosody ejabberd redis-server lua-unbound)

@@ -3,13 +3,17 @@
 import argparse
 import asyncio
 import contextlib
+import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from loadtest.chaos.faults import FAULTS, TIMES
-from loadtest.chaos.report import Progress, console, show_run, table, write_json
+from loadtest.chaos.flap import DOMAINS, FlapRun
+from loadtest.chaos.report import Progress, console, flap_table, show_run, table, write_json
 from loadtest.chaos.run import Run
 from loadtest.chaos.scene import Scene
 from loadtest.chaos.verdict import Outcome
@@ -28,6 +32,14 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--seed", default="1")
     top.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     top.add_argument("--keep", action="store_true", help="keep the stage's directory with its logs")
+    top.add_argument(
+        "--flap",
+        metavar="DOMAINS",
+        type=int,
+        nargs="?",
+        const=DOMAINS,
+        help="instead, lose so many remote domains at once (default: 2000)",
+    )
     top.add_argument("--list", action="store_true", help="name the faults and what they do")
     return top
 
@@ -75,17 +87,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, fault in FAULTS.items():
             print(f"{name:20} {fault.__doc__}")
         return 0
+    if options.flap:
+        return _flap(options)
     outcomes: list[Outcome] = []
     with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(_until_interrupted(options, outcomes))
+        asyncio.run(_until_interrupted(play(options, outcomes)))
     console().print(table(outcomes))
     if options.json:
         write_json(options.json, outcomes, rate=options.rate, seed=options.seed)
     return 1 if any(outcome.broken for outcome in outcomes) else 0
 
 
-async def _until_interrupted(options: argparse.Namespace, outcomes: list[Outcome]) -> None:
-    task = asyncio.ensure_future(play(options, outcomes))
+def _flap(options: argparse.Namespace) -> int:
+    screen, progress = console(), Progress()
+    run = FlapRun(options.flap, progress.line, keep_logs=options.keep)
+    try:
+        asyncio.run(_until_interrupted(run.play()))
+    except asyncio.CancelledError:
+        return 1
+    except StageError as exc:
+        progress.clear()
+        screen.print(f"[red]{exc}[/]", soft_wrap=True)
+        return 1
+    progress.clear()
+    screen.print(flap_table(run.outcome))
+    for text in run.outcome.broken:
+        screen.print(f"  [red]{text}[/]")
+    if options.json:
+        options.json.write_text(json.dumps(asdict(run.outcome), indent=1) + "\n")
+    return 1 if run.outcome.broken else 0
+
+
+async def _until_interrupted(work: Coroutine[Any, Any, object]) -> None:
+    task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, task.cancel)

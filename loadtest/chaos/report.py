@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from loadtest.chaos.flap import FlapOutcome
 from loadtest.chaos.traffic import Traffic
 from loadtest.chaos.verdict import Outcome
 
@@ -79,6 +80,26 @@ def table(outcomes: Sequence[Outcome]) -> Table:
     for fault in dict.fromkeys(each.fault for each in outcomes):
         runs = [each for each in outcomes if each.fault == fault]
         shown.add_row(*_row(fault, runs))
+    return shown
+
+
+def flap_table(outcome: FlapOutcome) -> Table:
+    """One row per flap; seconds count from the moment the peer accepts again."""
+    heads = ("flap", "domains", "first", "median", "p99", "last", "starved", "sessions", "peak /s")
+    shown = Table(*heads, box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    shown.caption = (
+        f"{outcome.stanzas:,} stanzas, {outcome.lost} lost, {outcome.doubled} doubled, "
+        f"{outcome.reordered} reordered, {sum(outcome.bounced.values())} bounced; "
+        f"all sessions opened in {outcome.opened_in:.0f} s"
+    )
+    for number, flap in enumerate(outcome.flaps, 1):
+        times = (flap.first, flap.median, flap.p99, flap.last)
+        counts = (len(flap.starved), flap.sessions, flap.peak)
+        shown.add_row(
+            *(str(number), f"{flap.domains:,}"), *(f"{t:.1f}" for t in times), *map(str, counts)
+        )
+    for column in shown.columns:
+        column.justify = "right"
     return shown
 
 
