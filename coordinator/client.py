@@ -69,7 +69,7 @@ class ControlPlane:
         self.on_command: Callable[[str], None] = lambda verb: None
         self.on_request: Callable[[str, str], Awaitable[Rows]] = _no_rows
         self.on_route_lost: Callable[[DomainPair, Route], None] = lambda pair, route: None
-        self.on_dealt: OnDealt | None = None
+        self._on_dealt: OnDealt | None = None
         self.on_wait: Callable[[DomainPair, str], None] = lambda pair, owner: None
         self.is_used: Callable[[DomainPair], bool] | None = None
         self.degraded = {"redis", "coordinator"}
@@ -83,6 +83,7 @@ class ControlPlane:
         self._ownership.on_away = self._on_redis_away
         self._ownership.refresh = self._beat
         self._journal_options = config.journal
+        self._inbox: Inbox | None = None
         self._beaten_at = 0.0
         self._leaves: OrderedDict[str, Leaf] = OrderedDict()
         self._leaf_requests: dict[str, asyncio.Task[Leaf]] = {}
@@ -106,6 +107,7 @@ class ControlPlane:
         self._inbox = Inbox(
             self._store, self.worker_id, self.journal, ownership.adopt, ownership.view
         )
+        self._inbox.on_dealt = self._on_dealt
         ownership.receive = self._settle
         await self.journal.start()
         self._spawn(self._keep_beating())
@@ -160,6 +162,17 @@ class ControlPlane:
         self._ownership.draining = draining
 
     @property
+    def on_dealt(self) -> OnDealt | None:
+        """Takes what dead workers' journals left for us, one record each; set it at any time."""
+        return self._on_dealt
+
+    @on_dealt.setter
+    def on_dealt(self, on_dealt: OnDealt | None) -> None:
+        self._on_dealt = on_dealt
+        if self._inbox is not None:
+            self._inbox.on_dealt = on_dealt
+
+    @property
     def owned(self) -> Mapping[DomainPair, Route]:
         """The pairs that are ours, as far as we know."""
         return self._ownership.owned
@@ -193,7 +206,8 @@ class ControlPlane:
     async def poll_inbox(self) -> None:
         """Take in what dead workers' journals left for us; nothing while Redis is away."""
         try:
-            await self._inbox.poll()
+            if self._inbox is not None:
+                await self._inbox.poll()
         except StoreUnavailable as exc:
             self._on_redis_away(exc)
 
@@ -336,7 +350,8 @@ class ControlPlane:
                 await self.poll_inbox()
 
     async def _settle(self) -> None:
-        await self._inbox.settle()
+        if self._inbox is not None:
+            await self._inbox.settle()
 
     async def _beat(self) -> None:
         state = DRAINING if self.draining else RUNNING
