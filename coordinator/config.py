@@ -99,6 +99,10 @@ class WebSocket:
     allow_unmasked: tuple[str, ...] = option(
         (), "CIDRs of PeerTube peers that send unmasked frames", kind="network"
     )
+    bidi: bool = option(True, "use one session for both directions where the peer does (XEP-0288)")
+    resume: int = option(
+        300, "seconds for which a lost session may be resumed (XEP-0198); 0: never", least=0
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

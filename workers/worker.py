@@ -160,6 +160,7 @@ class Worker:
                 contexts,
                 trust,
             )
+        self.public.join(control, self.siblings)
         self.steering = Steering(config, self.discovery.is_native)
         self.operations = Operations(self.router, self.public, self.local)
         control.on_request = self.operations.answer

@@ -256,6 +256,14 @@ class Origin:
         while ring and now - ring[0].accepted_at > MAX_UNACKNOWLEDGED_AGE:
             self._keep_exposed(ring.popleft())
 
+    def keep_all(self) -> None:
+        """The previous hop may soon be asked what it must send again: the journal takes over."""
+        if self._journal is None or self.lost:
+            return
+        for batch in self._pending:
+            if batch.claim is None and batch.settled < batch.size:
+                self._keep(batch)
+
     def lose(self) -> None:
         """The previous hop is gone: if we die now, nobody we know of will send this again."""
         self.lost = True

@@ -1,8 +1,8 @@
 """A hop: the way of one domain pair's stanzas to their next server, kept open while it is needed.
 
 The outbox holds what waits and what is unacknowledged; the hop connects, sends, asks for
-acknowledgements and, when the connection is lost, connects again and resends. What cannot be sent
-in time is handed to `on_failed`, to be bounced.
+acknowledgements and, when the connection is lost, connects again and resumes or resends. What
+cannot be sent in time is handed to `on_failed`, to be bounced.
 """
 
 import asyncio
@@ -24,10 +24,12 @@ from workers.gateway.isolation import Isolation
 from workers.gateway.outbox import Outbox
 from workers.gateway.pace import Pace, Pausable
 from workers.gateway.patience import Patience
-from workers.gateway.session import Session, SessionOwner, WebSocketSession
+from workers.gateway.recovery import Recovery
+from workers.gateway.session import Session, WebSocketSession
 from workers.xmpp import elements
 from workers.xmpp.errors import StanzaCondition
 from workers.xmpp.events import Acknowledged, Event, StreamClosed
+from workers.xmpp.management import Suspended
 from workers.xmpp.stanza import Stanza, with_delay
 from workers.xmpp.stream import State
 
@@ -53,8 +55,11 @@ def barrier_tag(worker_id: str) -> str:
     return hashlib.blake2b(worker_id.encode(), digest_size=6).hexdigest()
 
 
-Connect = Callable[[SessionOwner], Awaitable[Session]]
-"""Opens and authenticates a session for the hop; raises `HopFailed`."""
+Connect = Callable[["Hop"], Awaitable[Session]]
+"""Opens and authenticates a session for the hop, to go on with what is `suspended` if it can.
+
+Raises `HopFailed`.
+"""
 
 OnFailed = Callable[[list[Failed], StanzaCondition, str], None]
 
@@ -74,7 +79,10 @@ class Hop:
         on_ended: Callable[["Hop"], None],
         patient: bool,
         barrier_tag: str = "",
+        close_session: Callable[[Session], None] = Session.close,
+        closes_when_idle: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`close_session` ends one in order; `closes_when_idle`: or is that up to the peer?"""
         self.pair = pair
         self.sender = sender
         self.target = target
@@ -85,6 +93,8 @@ class Hop:
         self.users = 0
         """Sources that send through this hop: while there are any, it stays connected."""
         self._connect = connect
+        self._close_session = close_session
+        self._closes_when_idle = closes_when_idle
         self._limits = limits
         self._on_failed = on_failed
         self._on_ended = on_ended
@@ -101,6 +111,7 @@ class Hop:
         self._unasked_bytes = 0
         self._progress_at = 0.0
         self._isolation = Isolation(self.outbox)
+        self._recovery = Recovery(self.outbox)
         self._closing = False
         self._used_at = self._loop.time()
         self._pace = Pace()
@@ -129,6 +140,24 @@ class Hop:
         elif not self._blocked:
             self._flush(session)
 
+    @property
+    def suspended(self) -> Suspended | None:
+        """The lost stream that the next session is to go on with (XEP-0198 §5)."""
+        return self._recovery.suspended
+
+    def give_up_resumption(self) -> None:
+        """Send again what is not known to have arrived."""
+        self._bounce_lost(self._recovery.give_up())
+
+    def resumed_elsewhere(self) -> None:
+        """Another worker goes on with the stream: it is exactly known what has arrived."""
+        if self._recovery.suspended is not None:
+            self._recovery.succeeded_elsewhere()
+
+    def note_use(self) -> None:
+        """The session is used in the other direction."""
+        self._used_at = self._loop.time()
+
     def leave(self) -> None:
         """A source that counted itself in `users` is gone."""
         self.users -= 1
@@ -150,7 +179,7 @@ class Hop:
         self._wake.set()
         session = self.session
         if session is not None and self._may_close(session):
-            session.close()
+            self._close_session(session)
         await asyncio.shield(self._task)
 
     def _may_close(self, session: Session) -> bool:
@@ -200,6 +229,7 @@ class Hop:
         patience = Patience(self._limits.resend_timeout, since=since)
         while True:
             before = self.outbox.acknowledged
+            self._bounce_lost(self._recovery.forget_old(loop.time()))
             try:
                 session = await self._connect(self)
             except HopFailed as exc:
@@ -236,14 +266,18 @@ class Hop:
         self._unasked_bytes = 0
         if not self._opened.done():
             self._opened.set_result(None)
+        self._progress_at = self._loop.time()
+        self._bounce_lost(self._recovery.take_up(session.stream))
         if session.ended:  # lost between authentication and here
-            self._on_lost()
+            self._on_lost(session)
             return
         self._flush(session)
+        self._ask(session)
+        session.write()
         self._used_at = self._loop.time()
         self._schedule()
         if self._closing and self._may_close(session):
-            session.close()
+            self._close_session(session)
         await self._closed.wait()
 
     async def _is_needed(self) -> bool:
@@ -251,6 +285,8 @@ class Hop:
 
         When those are gone, too, the next stanza starts a new hop.
         """
+        if self.suspended is not None and self.suspended.bidirectional and not self._closing:
+            return True  # the peer may hold something for us
         while not self.outbox and self.users and not self._closing:
             self._wake.clear()
             await self._wake.wait()
@@ -278,15 +314,19 @@ class Hop:
         if session is not None:
             session.abort(reason)
 
-    def _on_lost(self) -> None:
+    def _on_lost(self, session: Session) -> None:
         self.session = None
         self._stop_timer()
-        requests = self.outbox.take_back()
+        may_resume = not self._isolation.is_careful
+        now = self._loop.time()
+        self._bounce_lost(self._recovery.lost(session.stream, now, may_resume=may_resume))
+        self._closed.set()
+
+    def _bounce_lost(self, requests: list[Failed]) -> None:
         if requests:
             self._on_failed(
                 requests, StanzaCondition.REMOTE_SERVER_TIMEOUT, "the connection was lost"
             )
-        self._closed.set()
 
     # Sending.
 
@@ -369,7 +409,7 @@ class Hop:
             self._flush(session)
         self._relieve_sources()
         if not self.outbox and self._closing:
-            session.close()
+            self._close_session(session)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -384,7 +424,9 @@ class Hop:
         if session is None:
             return
         if session.stream.sent.outstanding:
-            if self._loop.time() - self._progress_at > PROGRESS_TIMEOUT:
+            if session.is_paused:
+                self._progress_at = self._loop.time()  # its answers wait where we do not read
+            elif self._loop.time() - self._progress_at > PROGRESS_TIMEOUT:
                 session.abort(f"nothing was acknowledged for {PROGRESS_TIMEOUT:g} s")
                 return
             self._asked = True
@@ -394,11 +436,12 @@ class Hop:
             # No answer can reach us: the end of the stream is the barrier that always works.
             session.close()
         elif not self.outbox and (self._closing or (not self.users and self._is_idle())):
-            session.close()
+            self._close_session(session)
         self._schedule()
 
     def _is_idle(self) -> bool:
-        return self._loop.time() - self._used_at > self._limits.idle_timeout
+        is_old = self._loop.time() - self._used_at > self._limits.idle_timeout
+        return is_old and self._closes_when_idle()
 
     def _relieve_sources(self) -> None:
         if self._pace and not self._is_full():
@@ -414,6 +457,8 @@ class Hop:
     # What the session calls.
 
     def on_event(self, session: Session, event: Event) -> None:
+        if session is not self.session:
+            return  # it is not ours yet: `take_up` counts
         kind = type(event)
         if kind is Acknowledged:
             self._asked = False
@@ -440,7 +485,7 @@ class Hop:
     def on_closed(self, session: Session, reason: str) -> None:
         if session is self.session:
             log.info("session %s → %s ended: %s", self.sender, self.target, reason)
-            self._on_lost()
+            self._on_lost(session)
 
 
 def _retrieve(future: asyncio.Future[None]) -> None:

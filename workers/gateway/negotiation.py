@@ -8,6 +8,8 @@ from workers.gateway.session import Session, SessionOwner
 from workers.xmpp.events import (
     AuthenticationFailed,
     Event,
+    StanzaRefused,
+    StanzasReceived,
     StreamClosed,
     StreamEstablished,
 )
@@ -26,6 +28,7 @@ class Negotiation:
 
     def __init__(self, owner: SessionOwner) -> None:
         self._owner = owner
+        self._early: list[Event] = []
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def finish(self, session: Session, timeout: float) -> None:
@@ -53,6 +56,12 @@ class Negotiation:
             if not self._done.done():
                 session.owner = self._owner
                 self._done.set_result(None)
+                early, self._early = self._early, []
+                for each in early:
+                    self._owner.on_event(session, each)
+        elif isinstance(event, (StanzasReceived, StanzaRefused)):
+            # XEP-0288: the peer need not wait until we are ready.
+            self._early.append(event)
         elif isinstance(event, AuthenticationFailed):
             self._fail(event.reason)
         elif isinstance(event, StreamClosed):

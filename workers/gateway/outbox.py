@@ -153,6 +153,19 @@ class Outbox:
         self._barriers.clear()
         self.acknowledge(self.unacknowledged, by)
 
+    @property
+    def sent(self) -> list[Stanza]:
+        """What was sent and is not acknowledged."""
+        return [stanza for batch in self._sent for stanza in batch.stanzas[batch.first :]]
+
+    def take_back_unsent(self) -> None:
+        """The next hop has told exactly what arrived: all that was sent beyond it waits again."""
+        for batch in reversed(self._sent):
+            batch.stanzas = batch.stanzas[batch.first :]
+            batch.first = 0
+            self._waiting.appendleft(batch)
+        self._forget_sent()
+
     def take_back(self) -> list[Failed]:
         """The connection is lost. What was sent waits again, first in line and marked uncertain.
 
@@ -170,11 +183,14 @@ class Outbox:
                 self._waiting.appendleft(batch)
                 if batch.origin is not None:
                     batch.origin.note_replayed(len(batch.stanzas))
+        self._forget_sent()
+        return requests
+
+    def _forget_sent(self) -> None:
         self._sent.clear()
         self._barriers.clear()
         self.unacknowledged = self.unacknowledged_bytes = self.unmarked = 0
         self.waiting_bytes = sum(_size(batch) for batch in self._waiting)
-        return requests
 
     def remove_larger(self, limit: int) -> list[Failed]:
         """Take out of what waits the stanzas of more than `limit` bytes."""

@@ -10,14 +10,18 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+from coordinator.client import ControlPlane
 from coordinator.config import Config
+from coordinator.routes import DomainPair
 from workers.gateway.admission import Admission
 from workers.gateway.discovery import Discovery
 from workers.gateway.identity import TrustSources
 from workers.gateway.publication import Publication
 from workers.gateway.remote_source import RemoteSource
+from workers.gateway.resumption import Resumptions
 from workers.gateway.router import Router
 from workers.gateway.session import WebSocketSession
+from workers.gateway.siblings import Siblings
 from workers.gateway.tls import OwnCertificates
 from workers.gateway.websocket_handshake import AcceptedWebSocket, Endpoint
 from workers.xmpp.framing import WebSocketFraming
@@ -50,10 +54,15 @@ class PublicListener:
         self.authorities = authorities
         self.sources: set[RemoteSource] = set()
         self.errors: deque[dict[str, Any]] = deque(maxlen=MAX_ERRORS)
+        self.resumptions = Resumptions()
+        self._control: ControlPlane | None = None
+        self._releases: set[asyncio.Task[None]] = set()
         self._stream_config = StreamConfig(
             limits=config.limits,
             dialback_secret=dialback_secret,
             hosts=frozenset(config.gateway.domains),
+            use_bidi=config.websocket.bidi,
+            resumption_seconds=config.websocket.resume,
         )
         self._endpoint = Endpoint(
             path=config.websocket.path,
@@ -89,6 +98,31 @@ class PublicListener:
         self._stream_config = replace(self._stream_config, limits=limits)
         self._endpoint.max_message = 2 * limits.preauth_bytes
 
+    def join(self, control: ControlPlane, siblings: Siblings) -> None:
+        """Share sessions with the other workers: their way back, and lost ones.
+
+        Call when others have set `siblings.on_message`.
+        """
+        self._control = control
+        self.resumptions.join(control, siblings)
+
+    async def acquire(self, pair: DomainPair) -> bool:
+        """Own a pair whose session a remote has opened, unless another worker does.
+
+        If so, use it before the next await, or `release` it.
+        """
+        if self._control is None:
+            return False
+        route = await self._control.acquire(pair, if_free=True)
+        return route.owner == self._control.worker_id
+
+    def release(self, pair: DomainPair) -> None:
+        """Give back what was acquired and is not used."""
+        if self._control is not None:
+            task = asyncio.create_task(self._control.release(pair))
+            self._releases.add(task)
+            task.add_done_callback(self._releases.discard)
+
     def stop(self) -> None:
         """Accept nothing more."""
         self._endpoint.accepting = False
@@ -114,6 +148,7 @@ class PublicListener:
     def _new_session(self, websocket: AcceptedWebSocket) -> WebSocketSession:
         limits = self.config.limits
         parser = MessageParser(limits)
+        source = RemoteSource(self)
         stream = ReceivingStream(
             self._stream_config,
             WebSocketFraming(),
@@ -121,8 +156,8 @@ class PublicListener:
             parser,
             asyncio.get_running_loop().time(),
             new_id=new_stream_id,
+            new_resumption_id=source.new_resumption_id,
         )
-        source = RemoteSource(self)
         session = WebSocketSession(stream, source, ping_interval=limits.ping_interval)
         session.attach(websocket)
         source.attach(session)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 
 from coordinator.address import Address
@@ -19,6 +20,7 @@ from workers.gateway.tls import OwnCertificates, client_context
 from workers.gateway.websocket_handshake import WebSocketFailed, connect
 from workers.xmpp.framing import WebSocketFraming
 from workers.xmpp.initiating import InitiatingStream
+from workers.xmpp.management import Suspended
 from workers.xmpp.parser import MessageParser
 from workers.xmpp.stream import StreamConfig
 
@@ -26,6 +28,9 @@ log = logging.getLogger(__name__)
 
 MAX_SEE_OTHER = 2
 _NO_CERTIFICATE = client_context(None)
+
+NewSession = Callable[[], WebSocketSession]
+"""Makes the session, not connected yet, for one attempt."""
 
 
 class RemoteConnector:
@@ -53,10 +58,12 @@ class RemoteConnector:
         *,
         verify_only: bool = False,
         for_stranger: bool = False,
+        resume: Suspended | None = None,
     ) -> WebSocketSession:
         """Open a session from `local` to `remote` (XEP-0487 §3.2). Raises `HopFailed`.
 
         With `verify_only` the stream is not authenticated: it may only carry `send_verify`.
+        `resume`: the lost stream to go on with, if the remote agrees (`stream.resumed`).
         `for_stranger`: a peer that has proved nothing named the domain.
         """
         found = await self._discovery.find(remote, for_stranger=for_stranger)
@@ -65,9 +72,12 @@ class RemoteConnector:
         if not found.targets:
             raise HopFailed(found.reason, resolved=False)
         reasons = []
+        new_session = partial(
+            self._new_session, local, remote, owner, verify_only=verify_only, resume=resume
+        )
         for target in found.targets:
             try:
-                session = await self._try_target(found, target, local, owner, verify_only)
+                session = await self._try_target(found, target, local, owner, new_session)
             except HopFailed as exc:
                 reasons.append(f"{target.url}: {exc.reason}")
                 continue
@@ -82,11 +92,11 @@ class RemoteConnector:
         target: Target,
         local: str,
         owner: SessionOwner,
-        verify_only: bool,
+        new_session: NewSession,
     ) -> WebSocketSession:
         for _ in range(MAX_SEE_OTHER + 1):
             try:
-                return await self._try_addresses(found, target, local, owner, verify_only)
+                return await self._try_addresses(found, target, local, owner, new_session)
             except SeeOtherUri as exc:
                 try:
                     target = parse_url(exc.uri)  # wss only: RFC 7395 §3.6.1 forbids less
@@ -100,7 +110,7 @@ class RemoteConnector:
         target: Target,
         local: str,
         owner: SessionOwner,
-        verify_only: bool,
+        new_session: NewSession,
     ) -> WebSocketSession:
         try:
             addresses = await self._discovery.addresses(found, target)
@@ -109,7 +119,7 @@ class RemoteConnector:
         reason = "no address"
         for address in addresses:
             try:
-                return await self._open(found, target, address, local, owner, verify_only)
+                return await self._open(found, target, address, local, owner, new_session)
             except HopFailed as exc:
                 reason = f"{address}: {exc.reason}"
         raise HopFailed(reason, resolved=True)
@@ -121,10 +131,10 @@ class RemoteConnector:
         address: str,
         local: str,
         owner: SessionOwner,
-        verify_only: bool,
+        new_session: NewSession,
     ) -> WebSocketSession:
         limits = self._config.limits
-        session = self._new_session(local, found.domain, owner, verify_only)
+        session = new_session()
         negotiation = Negotiation(owner)
         session.owner = negotiation
         try:
@@ -150,7 +160,13 @@ class RemoteConnector:
         return session
 
     def _new_session(
-        self, local: str, remote: str, owner: SessionOwner, verify_only: bool
+        self,
+        local: str,
+        remote: str,
+        owner: SessionOwner,
+        *,
+        verify_only: bool,
+        resume: Suspended | None,
     ) -> WebSocketSession:
         limits = self._config.limits
         policy = self._config.remote_for(remote)
@@ -161,10 +177,19 @@ class RemoteConnector:
             use_external="external" in policy.auth
             and self._certificates.client_context_for(local) is not None,
             use_dialback="dialback" in policy.auth,
+            use_bidi=self._config.websocket.bidi,
+            resumption_seconds=self._config.websocket.resume,
             verify_only=verify_only,
         )
         stream = InitiatingStream(
-            config, WebSocketFraming(), parser.parse, parser, _now(), sender=local, target=remote
+            config,
+            WebSocketFraming(),
+            parser.parse,
+            parser,
+            _now(),
+            sender=local,
+            target=remote,
+            resume=resume,
         )
         return WebSocketSession(stream, owner, ping_interval=limits.ping_interval)
 

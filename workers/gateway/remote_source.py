@@ -1,17 +1,16 @@
 """A wss session that a remote server opened to us (XEP-0468): judged, then routed."""
 
+import asyncio
 import logging
 import time
-from functools import partial
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from coordinator.routes import DomainPair
 from workers.gateway.addresses import network_of
 from workers.gateway.hop import Hop
 from workers.gateway.identity import CertificateRejected, TrustProblem, verify_chain
+from workers.gateway.inbound import InboundSource
 from workers.gateway.session import Session, WebSocketSession
-from workers.gateway.source import Source
 from workers.gateway.websocket_handshake import AcceptedWebSocket
 from workers.xmpp.dialback import is_our_key
 from workers.xmpp.errors import StreamCondition
@@ -19,13 +18,16 @@ from workers.xmpp.events import (
     Authenticated,
     DialbackKeyReceived,
     Event,
+    ManagementEnabled,
+    ResumptionRequested,
     StanzaRefused,
     StanzasReceived,
+    StreamEstablished,
     StreamOpened,
     VerifyRequested,
 )
+from workers.xmpp.management import Suspended
 from workers.xmpp.receiving import ReceivingStream
-from workers.xmpp.stanza import Stanza
 from workers.xmpp.stream import State
 
 if TYPE_CHECKING:
@@ -37,87 +39,230 @@ log = logging.getLogger(__name__)
 # domain.
 MAX_STRANGERS_QUESTIONS = 4
 MAX_QUESTIONS = 16
+# How long a session that may go both ways waits for acknowledgements to be agreed on, in seconds.
+ENABLE_TIMEOUT = 1.0
 
 
-class RemoteSource(Source):
-    """Takes a remote server's stanzas, of one or more pairs, and gives them to local hops."""
+class RemoteSource(InboundSource):
+    """Takes a remote server's stanzas, of one or more pairs, and gives them to local hops.
+
+    When its connection is lost it may stay for a while: another session may go on with it.
+    """
 
     session: WebSocketSession
 
     def __init__(self, listener: "PublicListener") -> None:
-        super().__init__(listener.router, "in")
+        super().__init__(listener.router)
         self.pairs: dict[DomainPair, str] = {}
         """Authenticated pairs and how each was proved."""
+        self.way_back: Hop | None = None
+        """The hop that sends on this session, too (XEP-0288)."""
         self._listener = listener
-        self._hops: dict[DomainPair, Hop] = {}
+        self._suspended: Suspended | None = None
+        self._is_over = False
+        self._changed = asyncio.Event()
+        """The session was resumed or is over, or acknowledgements were agreed on."""
 
     def attach(self, session: WebSocketSession) -> None:
         self.session = self._session = session
 
     def describe(self) -> dict[str, Any]:
-        return {
+        shown = {
             "domain_pairs": [list(pair) for pair in self.pairs],
             "direction": "inbound",
             "authenticated_by": ", ".join(sorted(set(self.pairs.values()))),
             "unacknowledged": self.origin.in_flight,
+            "bidirectional": self.session.stream.bidirectional,
             **self.session.describe(),
         }
+        return shown if self._suspended is None else {**shown, "state": "suspended"}
 
     # What the session calls.
 
     def on_event(self, session: Session, event: Event) -> None:
         if type(event) is StanzasReceived:
-            self._on_stanzas(event)
+            self.take(event, next(iter(self.pairs)) if len(self.pairs) == 1 else None)
         elif isinstance(event, StanzaRefused):
-            pair = DomainPair(*_pair_of(event.stanza))
-            self.bounce_refused(event, lambda: self.router.to_remote(pair))
+            self.refuse(event)
         elif isinstance(event, StreamOpened):
             self._spawn(self._judge(event))
         elif isinstance(event, Authenticated):
-            pair = DomainPair(event.target, event.sender)
-            self.pairs[pair] = event.by
-            websocket = self.session.websocket
-            if isinstance(websocket, AcceptedWebSocket):
-                websocket.admitted(2 * self._listener.config.limits.stanza_bytes)
-            log.info("%s authenticated to %s by %s", event.sender, event.target, event.by)
+            self._on_authenticated(event)
+        elif isinstance(event, StreamEstablished):
+            if session.stream.bidirectional:
+                self._spawn(self._offer_way_back())
+        elif isinstance(event, ManagementEnabled):
+            self._changed.set()
+        elif isinstance(event, ResumptionRequested):
+            self._spawn(self._resume(event))
         elif isinstance(event, DialbackKeyReceived):
             self._on_key(event)
         elif isinstance(event, VerifyRequested):
             self._on_verify_requested(event)
+        elif self.way_back is not None:
+            self.way_back.on_event(session, event)
+
+    def on_write_paused(self, session: Session) -> None:
+        if self.way_back is not None:
+            self.way_back.on_write_paused(session)
+
+    def on_write_resumed(self, session: Session) -> None:
+        if self.way_back is not None:
+            self.way_back.on_write_resumed(session)
+
+    def on_pong(self, session: Session, payload: bytes) -> None:
+        if self.way_back is not None:
+            self.way_back.on_pong(session, payload)
 
     def on_closed(self, session: Session, reason: str) -> None:
-        super().on_closed(session, reason)
-        for hop in self._hops.values():
-            hop.leave()
-        self._hops.clear()
+        if session is not self.session:
+            return  # resumed already
         stream = session.stream
+        if self._suspended is None and not self._closing:
+            self._suspended = stream.suspended()
+            if self._suspended is not None:
+                self._listener.resumptions.keep(self._suspended)
+        if self._suspended is not None and not self._closing:
+            log.info("session from %s is lost: %s; it may be resumed", stream.sender, reason)
+            self.origin.keep_all()
+        else:
+            self.let_go(reason)
+        if self.way_back is not None:
+            self.way_back.on_closed(session, reason)
+
+    def _on_authenticated(self, event: Authenticated) -> None:
+        pair = DomainPair(event.target, event.sender)
+        self.pairs[pair] = event.by
+        websocket = self.session.websocket
+        if isinstance(websocket, AcceptedWebSocket):
+            websocket.admitted(2 * self._listener.config.limits.stanza_bytes)
+        log.info("%s authenticated to %s by %s", event.sender, event.target, event.by)
+
+    # Lost, resumed or over.
+
+    def new_resumption_id(self) -> str:
+        return self._listener.resumptions.new_id(self)
+
+    @property
+    def held_bytes(self) -> int:
+        """What waits to be sent on this session."""
+        if self.way_back is None:
+            return 0
+        outbox = self.way_back.outbox
+        return outbox.waiting_bytes + outbox.unacknowledged_bytes
+
+    def close(self, see_other_uri: str | None = None) -> None:
+        if self._suspended is not None:
+            self._closing = True
+            self.let_go("closed while it was lost")
+        else:
+            super().close(see_other_uri)
+
+    def suspend(self, reason: str) -> Suspended | None:
+        """What another session may go on with; if this one still seems to live it ends here."""
+        if self._suspended is None and not self._closing:
+            self._suspended = self._stream.suspended()
+            if self._suspended is not None:
+                # XEP-0198 §5: the older connection of the two is cut.
+                self._stream.fail(StreamCondition.CONFLICT, reason)
+                self.session.pump()
+                self.session.abort(reason)
+        return self._suspended
+
+    def let_go(self, reason: str) -> None:
+        """Nobody goes on with this session."""
+        if self._is_over:
+            return
+        self._is_over = True
+        if self._suspended is not None:
+            self._listener.resumptions.forget(self._suspended.id)
+        elif kept := self._stream.resumption_id:
+            self._listener.resumptions.forget(kept)
+        self.end()
+        self._changed.set()
+        stream = self.session.stream
         log.info("session from %s to %s ended: %s", stream.sender or "?", stream.target, reason)
         self._listener.source_ended(self, reason)
 
-    # Stanzas.
+    def succeeded_elsewhere(self, *, is_exact: bool) -> None:
+        """Another worker goes on with it; `is_exact`: the remote has told what it has of ours."""
+        if is_exact and self.way_back is not None:
+            self.way_back.resumed_elsewhere()
+        self.let_go("another worker goes on with it")
 
-    def _on_stanzas(self, event: StanzasReceived) -> None:
-        stanzas = event.stanzas
-        self.origin.resendable = event.resendable
-        if len(self.pairs) == 1:  # the common case: no need to look at each stanza
-            self._forward(next(iter(self.pairs)), stanzas)
-            return
-        for (local, remote), run in groupby(stanzas, key=_pair_of):
-            self._forward(DomainPair(local, remote), list(run))
+    async def next_session(self, patience: float) -> Session | None:
+        """The session, or what resumes it within `patience` seconds; None if nothing does."""
+        try:
+            async with asyncio.timeout(patience):
+                while self._suspended is not None and not self._is_over:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            return None
+        return None if self._is_over else self.session
 
-    def _forward(self, pair: DomainPair, stanzas: list[Stanza]) -> None:
-        if self.origin.resendable and not self.router.requests.is_suspicious(pair):
-            self._send(pair, stanzas)
+    async def _resume(self, event: ResumptionRequested) -> None:
+        """The peer goes on with another session: ours becomes part of that one."""
+        stream = self._stream
+        ours = DomainPair(stream.target, stream.sender)
+        found = await self._listener.resumptions.find(event.id, event.h, ours)
+        if found.suspended is None:
+            stream.refuse_resumption(h=found.h)
         else:
-            way_back = partial(self.router.to_remote, pair)
-            self.admit(pair, stanzas, partial(self._send, pair), way_back)
+            stream.accept_resumption(found.suspended, event.h)
+            if stream.resumed:
+                (found.source or self)._go_on_with(self, found.suspended.id)
+            elif found.source is not None:
+                self._listener.resumptions.put_back(event.id, found.source)
+                self._listener.resumptions.keep(found.suspended)
+        self.session.pump()
 
-    def _send(self, pair: DomainPair, stanzas: list[Stanza]) -> None:
-        hop = self.router.to_local(pair)
-        known = self._hops.get(pair)
-        if hop is not known:
-            self._hops[pair] = self._use(known, hop)
-        hop.send(self.origin.accept(stanzas), self)
+    def _go_on_with(self, successor: "RemoteSource", id: str) -> None:
+        session = successor.session
+        if successor is not self:
+            self.go_on(session)
+            self.session = session
+            session.owner = self
+            successor.retire()
+        self._suspended = None
+        self._listener.resumptions.put_back(id, self)
+        if self.way_back is None:
+            # Whatever was sent on the lost session has another way by now.
+            session.stream.sent.total = session.stream.sent.acknowledged
+        self._changed.set()
+        log.info("session from %s to %s is resumed", session.stream.sender, session.stream.target)
+
+    def retire(self) -> None:
+        """Our session belongs to the source whose session it resumes."""
+        self._is_over = True
+        self.origin.lose()
+        self._changed.set()
+        self._listener.sources.discard(self)
+
+    # The way back.
+
+    async def _offer_way_back(self) -> None:
+        """Let the pair's stanzas go out on this session if no other worker has the pair.
+
+        Acknowledgements should be agreed on first; servers ask for them at once, or never.
+        """
+        stream = self._stream
+        pair = DomainPair(stream.target, stream.sender)
+        if self.pairs.get(pair) == "external":
+            try:
+                async with asyncio.timeout(ENABLE_TIMEOUT):
+                    while not stream.received.enabled and not self._is_over:
+                        self._changed.clear()
+                        await self._changed.wait()
+            except TimeoutError:
+                pass
+        if self._is_over or stream.resumed or not await self._listener.acquire(pair):
+            return
+        if stream.state is State.ESTABLISHED and not self._closing:
+            if self.router.adopt(pair, self) is not None:
+                log.info("%s → %s goes back on the session it opened", *pair)
+                return
+        self._listener.release(pair)
 
     # Identity.
 
@@ -131,6 +276,11 @@ class RemoteSource(Source):
         policy = self._listener.config.remote_for(event.sender)
         stream = self._stream
         if policy.block:
+            if event.sender not in self._listener.config.remote:
+                self.session.reason = (
+                    f"refused: {event.sender} is not declared under [remote], and local.attach is "
+                    "component: declare it, and add it to the server (`fedgate attach`)"
+                )
             stream.fail(StreamCondition.POLICY_VIOLATION, "this domain is not served")
             self.session.pump()
             return
@@ -246,7 +396,3 @@ class RemoteSource(Source):
             error=error if outcome == "error" else "",
         )
         self.session.pump()
-
-
-def _pair_of(stanza: Stanza) -> tuple[str, str]:
-    return stanza.target_domain, stanza.sender_domain

@@ -20,6 +20,7 @@ from workers.gateway.local_connector import ToLocalServer
 from workers.gateway.remote_connector import RemoteConnector
 from workers.gateway.requests import Requests
 from workers.gateway.verification import Verifier
+from workers.gateway.ways import Accepted, AcceptedWay, OwnWay, Way
 from workers.xmpp.errors import StanzaCondition
 from workers.xmpp.stanza import bounce, why_not_bounced
 
@@ -59,16 +60,35 @@ class Router:
         """The hop from our domain to the remote one, connecting if there is none yet."""
         hop = self._remote.get(pair)
         if hop is None:
-            hop = self._remote[pair] = Hop(
-                pair,
-                sender=pair.local,
-                target=pair.remote,
-                connect=partial(self._remote_connector.connect, pair.local, pair.remote),
-                limits=self._config.limits,
-                on_failed=partial(self._on_outbound_failed, pair),
-                on_ended=self._on_remote_ended,
-                patient=False,
-            )
+            hop = self._new_remote(pair, OwnWay(self, self._remote_connector, pair))
+        return hop
+
+    def adopt(self, pair: DomainPair, accepted: Accepted) -> Hop | None:
+        """Send to the remote domain on a session that it opened (XEP-0288), unless we have one.
+
+        The hop is told to the session as its `way_back`.
+        """
+        if pair in self._remote:
+            return None
+        own = OwnWay(self, self._remote_connector, pair)
+        way = AcceptedWay(accepted, own)
+        hop = self._new_remote(pair, way, closes_when_idle=lambda: not way.is_accepted)
+        accepted.way_back = hop
+        return hop
+
+    def _new_remote(self, pair: DomainPair, way: OwnWay | AcceptedWay, **options: Any) -> Hop:
+        hop = self._remote[pair] = Hop(
+            pair,
+            sender=pair.local,
+            target=pair.remote,
+            connect=way.connect,
+            close_session=way.close,
+            limits=self._config.limits,
+            on_failed=partial(self._on_outbound_failed, pair),
+            on_ended=partial(self._on_remote_ended, way),
+            patient=False,
+            **options,
+        )
         return hop
 
     def to_local(self, pair: DomainPair) -> Hop:
@@ -164,7 +184,8 @@ class Router:
             closing.cancel()
         await asyncio.gather(*closings.values(), return_exceptions=True)
 
-    def _on_remote_ended(self, hop: Hop) -> None:
+    def _on_remote_ended(self, way: Way, hop: Hop) -> None:
+        way.end()
         if self._remote.get(hop.pair) is hop:
             del self._remote[hop.pair]
             if hop.failure is not None:

@@ -3,18 +3,20 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coordinator.journal import Kind
 from coordinator.routes import DomainPair
 from workers.gateway.flow import Failed, Origin, settle_dropped
 from workers.gateway.hop import Hop
 from workers.gateway.requests import Repeat
-from workers.gateway.router import Router
 from workers.gateway.session import Session
 from workers.xmpp.errors import StanzaCondition
 from workers.xmpp.events import Event, StanzaRefused
 from workers.xmpp.stanza import Stanza
+
+if TYPE_CHECKING:
+    from workers.gateway.router import Router
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ FULL_INTERVAL = 0.5
 class Source:
     """A stream that brings stanzas; `LocalSource` and `RemoteSource` are the two kinds."""
 
-    def __init__(self, router: Router, kind: Kind) -> None:
+    def __init__(self, router: "Router", kind: Kind) -> None:
         self.router = router
         self.origin: Origin = router.new_origin(kind, self._on_handled)
         self._session: Session

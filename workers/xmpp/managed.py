@@ -36,6 +36,11 @@ class ManagedStream:
         self._resumption_seconds = 0
         self._was_cut = False
 
+    @property
+    def resumption_id(self) -> str:
+        """Under which name this stream may be resumed, "" if it may not."""
+        return self._resumption_id
+
     # What the shell calls.
 
     def request_ack(self, *, again: bool = False) -> None:

@@ -298,7 +298,8 @@ class ReceivingStream(ServerStream):
             )
 
     def _on_enable(self, element: etree._Element) -> None:
-        if self.received.enabled or not self.config.use_management:
+        # After uncounted stanzas the shell could not tell what an acknowledgement covers.
+        if self.received.enabled or self._sent_uncounted or not self.config.use_management:
             self._out.append(elements.sm_failed("unexpected-request"))
             return
         # Both directions count (XEP-0198 §3), though most streams carry stanzas one way: Prosody

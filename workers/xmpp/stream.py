@@ -75,6 +75,7 @@ class ServerStream(ManagedStream):
         self._out: list[bytes] = []
         self._verifies = Outstanding()
         self._may_send = False
+        self._sent_uncounted = False
         self._see_other_uri: str | None = None
 
     # What the shell calls.
@@ -108,6 +109,8 @@ class ServerStream(ManagedStream):
         self._out += [stanza.data for stanza in stanzas]
         if self.sent.enabled:
             self.sent.total += len(stanzas)
+        else:
+            self._sent_uncounted = True
 
     def send_element(self, data: bytes) -> None:
         """Queue a stanza of our own that nobody acknowledges, where XEP-0198 counts nothing.

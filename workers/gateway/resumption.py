@@ -1,0 +1,244 @@
+"""Accepted sessions that their peers may resume (XEP-0198 §5), wherever the peer connects next.
+
+An id names the worker that issued it and is unguessable. On that worker the lost session goes on at
+once; another worker of the machine asks it (`siblings.py`), whereupon it settles what it had
+received, ends its half and hands over its count.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections import OrderedDict
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from coordinator.client import ControlPlane
+from coordinator.routes import DomainPair, gateway_of
+from workers.gateway.hop import barrier_tag
+from workers.gateway.siblings import Siblings, SiblingUnavailable
+from workers.xmpp.management import MODULO, HandledCountTooHigh, Received, Sent, Suspended
+
+if TYPE_CHECKING:
+    from workers.gateway.remote_source import RemoteSource
+
+log = logging.getLogger(__name__)
+
+# Lost sessions that a worker remembers, and bytes that wait to be sent back on them.
+MAX_SUSPENDED = 4096
+MAX_SUSPENDED_BYTES = 64 * 1024 * 1024
+# For what a lost session had received to be handled, or at least journaled, in seconds.
+SETTLE_TIMEOUT = 2.0
+# For another worker to answer: longer than it may take to settle.
+SIBLING_TIMEOUT = 4.0
+
+
+@dataclass(slots=True)
+class Found:
+    """What a peer may go on with: `source` if it is ours. Without `suspended` nothing, but `h`."""
+
+    suspended: Suspended | None = None
+    source: "RemoteSource | None" = None
+    h: int | None = None
+
+
+class Resumptions:
+    """The sessions of this worker that may be resumed, live and lost, by id."""
+
+    def __init__(self) -> None:
+        self._sources: dict[str, RemoteSource] = {}
+        self._lost: OrderedDict[str, asyncio.TimerHandle] = OrderedDict()
+        self._tag = barrier_tag("")
+        self._control: ControlPlane | None = None
+        self._siblings: Siblings | None = None
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._next_question = 1
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def join(self, control: ControlPlane, siblings: Siblings) -> None:
+        """Other workers of the machine can be asked from now on, and may ask."""
+        self._control, self._siblings = control, siblings
+        self._tag = barrier_tag(control.worker_id)
+        others = siblings.on_message
+
+        def on_message(message: dict[str, Any]) -> None:
+            if not self._on_message(message):
+                others(message)
+
+        siblings.on_message = on_message
+
+    # Sessions of this worker.
+
+    def new_id(self, source: "RemoteSource") -> str:
+        """The name under which the session of `source` may be resumed."""
+        id = f"{self._tag}.{secrets.token_urlsafe(18)}"
+        self._sources[id] = source
+        return id
+
+    def keep(self, suspended: Suspended) -> None:
+        """A session is lost: its source is kept for so long, and told to `end` then."""
+        loop = asyncio.get_running_loop()
+        self._lost[suspended.id] = loop.call_later(
+            suspended.seconds, self._let_go, suspended.id, "it was not resumed in time"
+        )
+        while len(self._lost) > MAX_SUSPENDED or self._held_bytes() > MAX_SUSPENDED_BYTES:
+            self._let_go(next(iter(self._lost)), "too many lost sessions are kept")
+
+    def forget(self, id: str) -> None:
+        """Nobody may resume it any more."""
+        self._sources.pop(id, None)
+        timer = self._lost.pop(id, None)
+        if timer is not None:
+            timer.cancel()
+
+    def put_back(self, id: str, source: "RemoteSource") -> None:
+        """It goes on, or could not and is still lost: it may be resumed again."""
+        self._sources[id] = source
+
+    def _let_go(self, id: str, reason: str) -> None:
+        source = self._sources.get(id)
+        self.forget(id)
+        if source is not None:
+            source.let_go(reason)
+
+    def _held_bytes(self) -> int:
+        if len(self._lost) < 8:  # each is bounded by itself
+            return 0
+        return sum(self._sources[id].held_bytes for id in self._lost if id in self._sources)
+
+    def _claim(self, id: str, pair: DomainPair) -> "RemoteSource | None":
+        """The source to go on with, which from now on nobody else can claim."""
+        source = self._sources.get(id)
+        if source is None or set(source.pairs) != {pair}:
+            return None
+        self.forget(id)
+        return source
+
+    # Somebody wants to resume.
+
+    async def find(self, id: str, h: int, pair: DomainPair) -> Found:
+        """What a peer that has proved `pair` may go on with. Takes `SIBLING_TIMEOUT` at most."""
+        source = self._claim(id, pair)
+        if source is not None:
+            return await self._find_here(source)
+        owner = self._owner_of(id)
+        if owner is not None:
+            return await self._ask(owner, id, h, pair)
+        return Found()
+
+    async def _find_here(self, source: "RemoteSource") -> Found:
+        suspended = source.suspend("the peer resumes it")
+        if suspended is None:
+            return Found()
+        if not await source.settled(SETTLE_TIMEOUT):
+            source.let_go("what it had received pends")
+            return Found(h=suspended.received.h)
+        return Found(suspended, source)
+
+    def _owner_of(self, id: str) -> str | None:
+        """The worker of this machine that issued an id, if it lives and is another one."""
+        tag = id.partition(".")[0]
+        if self._control is None or tag == self._tag:
+            return None
+        gateway = gateway_of(self._control.worker_id)
+        for worker in self._control.live_workers():
+            if barrier_tag(worker) == tag and gateway_of(worker) == gateway:
+                return worker
+        return None
+
+    async def _ask(self, owner: str, id: str, h: int, pair: DomainPair) -> Found:
+        assert self._siblings is not None and self._control is not None
+        number = self._next_question
+        self._next_question += 1
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._answers[number] = answer
+        question = {
+            "resume": id,
+            "h": h,
+            "pair": list(pair),
+            "asker": self._control.worker_id,
+            "number": number,
+        }
+        try:
+            async with asyncio.timeout(SIBLING_TIMEOUT):
+                await self._siblings.send_message(owner, question)
+                return _found(id, h, pair, await answer)
+        except (SiblingUnavailable, TimeoutError) as exc:
+            log.info("worker %s does not hand over a session: %s", owner, exc or "timeout")
+            return Found()
+        finally:
+            del self._answers[number]
+
+    # Between workers.
+
+    def _on_message(self, message: dict[str, Any]) -> bool:
+        match message:
+            case {
+                "resume": str(id),
+                "h": int(h),
+                "pair": [str(local), str(remote)],
+                "asker": str(asker),
+                "number": int(number),
+            }:
+                self._spawn(self._answer(id, h, DomainPair(local, remote), asker, number))
+            case {"resumed": int(number)}:
+                waiting = self._answers.get(number)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(message)
+            case _:
+                return False
+        return True
+
+    async def _answer(self, id: str, h: int, pair: DomainPair, asker: str, number: int) -> None:
+        answer: dict[str, Any] = {"resumed": number}
+        source = self._claim(id, pair)
+        if source is not None:
+            found = await self._find_here(source)
+            suspended = found.suspended
+            if suspended is None:
+                answer["h"] = found.h
+            else:
+                answer |= {"h": suspended.received.h, "seconds": suspended.seconds}
+                answer["goes_on"] = _covers(suspended, h)
+                answer["bidirectional"] = suspended.bidirectional
+                source.succeeded_elsewhere(is_exact=answer["goes_on"])
+        assert self._siblings is not None
+        try:
+            await self._siblings.send_message(asker, answer)
+        except SiblingUnavailable as exc:
+            log.info("a session was to be handed over, but %s", exc)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _covers(suspended: Suspended, h: int) -> bool:
+    """Acknowledge what the peer has; false if it claims to have more than was sent."""
+    try:
+        suspended.sent.acknowledge(h)
+    except HandledCountTooHigh:
+        return False
+    return True
+
+
+def _found(id: str, h: int, pair: DomainPair, answer: dict[str, Any]) -> Found:
+    match answer:
+        case {
+            "h": int(handled),
+            "seconds": int(seconds),
+            "goes_on": True,
+            "bidirectional": bool(bidirectional),
+        }:
+            sent, received = Sent(), Received()
+            sent.enabled = received.enabled = True
+            # What the peer does not have is sent on a session of the other worker's.
+            sent.total = sent.acknowledged = sent.requested_at = h % MODULO
+            received.total = received.handled = received.answered = handled % MODULO
+            return Found(
+                Suspended(id, pair.remote, pair.local, sent, received, seconds, bidirectional)
+            )
+        case {"h": int(handled)}:
+            return Found(h=handled % MODULO)
+    return Found()
