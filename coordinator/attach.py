@@ -6,37 +6,32 @@ with their distribution's configuration files; change one only with the servers 
 
 import ipaddress
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
+from coordinator import attach_component
 from coordinator.address import Address, parse_address
+from coordinator.attach_component import EJABBERD_FILE, PROSODY_FILE, Block
 from coordinator.config import Config
 
-PROSODY_FILE = "/etc/prosody/prosody.cfg.lua"
-EJABBERD_FILE = "/etc/ejabberd/ejabberd.yml"
+__all__ = ["Block", "blocks", "ca_bundle", "ca_file", "warnings"]
+
 INETRC_FILE = "/etc/ejabberd/inetrc"
 # libunbound, which Prosody asks for names, answers these itself (RFC 6761).
 _NEVER_ASKED = (".test", ".invalid", ".localhost", ".onion")
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Text for one configuration file of the local server, and the file it belongs in."""
-
-    file: str
-    text: str
-
-
 def blocks(config: Config, server: str) -> list[Block]:
     """The blocks for "prosody" or "ejabberd", in the order in which they are to be pasted."""
+    if config.local.attach == "component":
+        return attach_component.blocks(config, server)
     return _prosody(config) if server == "prosody" else _ejabberd(config)
 
 
 def warnings(config: Config, server: str) -> list[str]:
     """What the operator must know or change besides pasting the block; one line each."""
-    lines = []
     if config.local.attach == "component":
-        lines.append("local.attach is component, which this version does not run; set it to s2s")
+        return attach_component.warnings(config, server)
+    lines = []
     if not config.local.dns:
         lines.append(
             "local.dns is off: nothing steers the server's traffic to fedgate; set an address"

@@ -36,6 +36,11 @@ def normalise_domain(text: str) -> str:
     return name
 
 
+def written_domain(domain: str) -> str:
+    """How servers spell a normalised domain: with U-labels (RFC 7622 §3.2)."""
+    return idna.decode(domain) if "xn--" in domain else domain
+
+
 @lru_cache(maxsize=4096)
 def is_ambiguous(text: str) -> bool:
     """Whether others may read this spelling of a domain as another name than we do.

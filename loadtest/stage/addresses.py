@@ -12,6 +12,8 @@ _SLOTS = range(10, 250)
 C2S_PORT = 5222
 S2S_PORT = 5269
 COMPONENT_PORT = 5347
+# Of the lines that attach a gateway to ejabberd: a listener of its own.
+ATTACH_PORT = 5348
 LOCAL_PORT = 5271
 STEERING_PORT = 5053
 ADMIN_PORT = 5290

@@ -88,6 +88,7 @@ class Ejabberd:
         self._resolver = resolver
         self._lines = ""
         self._inetrc = ""
+        self._listener = ""
         self._prepare(certificate, trust)
         self.process = StageProcess(
             f"ejabberd of {domain}",
@@ -131,9 +132,12 @@ class Ejabberd:
         await self.stop()
         await self.start()
 
-    async def attach(self, lines: str, inetrc: str) -> None:
-        """Put the lines of `fedgate attach ejabberd` into both files and restart ("" detaches)."""
-        self._lines, self._inetrc = lines, inetrc
+    async def attach(self, lines: str, inetrc: str, listener: str = "") -> None:
+        """Put the lines of `fedgate attach ejabberd` into both files and restart ("" detaches).
+
+        `listener`: an entry of the list `listen:`, for components.
+        """
+        self._lines, self._inetrc, self._listener = lines, inetrc, listener
         if self.process.is_running:
             await self.restart()
 
@@ -146,7 +150,7 @@ class Ejabberd:
             c2s=C2S_PORT,
             s2s=S2S_PORT,
             log_level=self._log_level,
-            components=self._component_listener(),
+            components=self._component_listener() + self._listener,
             trust=self._lines or f"s2s_cafile: {self.directory}/trust.pem",
         )
 

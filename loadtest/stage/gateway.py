@@ -258,6 +258,24 @@ class Gateway:
         except TimeoutError:
             raise StageError(f"{self.name}: {len(found)} sessions with {remote}") from None
 
+    async def wait_components(self, count: int, within: float = 15) -> None:
+        """Wait until so many components of the local server are connected. Raises `StageError`."""
+
+        try:
+            async with asyncio.timeout(within):
+                while True:
+                    # A stream, unlike a hop that uses one, has nothing waiting.
+                    streams = [each for each in await self.sessions() if "waiting" not in each]
+                    ways = [each["authenticated_by"] for each in streams]
+                    if ways.count("component") == count:
+                        return
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise StageError(
+                f"{self.name}: not all {count} components are connected after {within:g} s\n"
+                f"{self.process.log_tail()}"
+            ) from None
+
     async def worker_pids(self) -> list[int]:
         return [int(worker["pid"]) for worker in await self.api("workers")]
 

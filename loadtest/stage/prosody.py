@@ -130,7 +130,7 @@ class Prosody:
             address=self.address,
             component_port=COMPONENT_PORT if self.components else "",
             modules="; ".join(f'"{module}"' for module in _MODULES),
-            resolver="" if self._block else f"{resolver}\n{trust}",
+            resolver="" if "unbound" in self._block else f"{resolver}\n{trust}",
             block=self._block,
             hosts="\n".join(f'VirtualHost "{domain}"' for domain in self.domains),
             jids="; ".join(f'"{jid}"' for jid in self._jids()),

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from loadtest.stage.addresses import DNS_PORT, S2S_PORT, Addresses
+from loadtest.stage.addresses import ATTACH_PORT, COMPONENT_PORT, DNS_PORT, S2S_PORT, Addresses
 from loadtest.stage.authority import TestAuthority
 from loadtest.stage.dns import StageDns
 from loadtest.stage.ejabberd import Ejabberd
@@ -41,7 +41,8 @@ class Stage:
 
     Each of the two servers with a gateway takes `components` external components (XEP-0114), see
     `component_domains()`; without `escalus` the third server stays down. `log_level` is that of
-    servers and gateways: "debug" costs more than the traffic it tells about.
+    servers and gateways: "debug" costs more than the traffic it tells about. With `attachment`
+    "component" each gateway has the other one's domains as components of its server.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Stage:
         components: int = 0,
         escalus: bool = True,
         log_level: str = "debug",
+        attachment: str = "s2s",
         directory: Path | None = None,
     ) -> None:
         self.keep = directory is not None
@@ -78,6 +80,10 @@ class Stage:
         self.montague_gateway = self._make_gateway(
             (MONTAGUE, MONTAGUE_ROOMS), _MONTAGUE_GATEWAY, self.montague
         )
+        self._attachment = attachment
+        if attachment == "component":
+            self._use_components(self.capulet_gateway, COMPONENT_PORT, self.montague_gateway)
+            self._use_components(self.montague_gateway, ATTACH_PORT, self.capulet_gateway)
 
     def component_domains(self, domain: str) -> tuple[str, ...]:
         """The domains that external components may connect as to the server of `domain`."""
@@ -126,9 +132,17 @@ class Stage:
         files = await gateway.attach_files("ejabberd")
         await gateway.start()
         self._publish(gateway)
-        await self.montague.attach(
-            files["/etc/ejabberd/ejabberd.yml"], files["/etc/ejabberd/inetrc"]
-        )
+        lines = files["/etc/ejabberd/ejabberd.yml"]
+        if self._attachment == "component":
+            await self.montague.attach("", "", lines)
+        else:
+            await self.montague.attach(lines, files["/etc/ejabberd/inetrc"])
+
+    async def wait_components(self, within: float = 15) -> None:
+        """Wait until every component is connected. Raises `StageError`."""
+        for gateway in self.gateways:
+            declared = [table for table in gateway.options if table.startswith("remote.")]
+            await gateway.wait_components(len(declared), within)
 
     async def repair(self) -> None:
         """Start again what is not running of the servers and of the gateways that were attached."""
@@ -212,6 +226,15 @@ class Stage:
             components=dict.fromkeys(components, PASSWORD),
             log_level=self._log_level,
         )
+
+    def _use_components(self, gateway: Gateway, port: int, other: Gateway) -> None:
+        address = self.capulet.address if gateway is self.capulet_gateway else self.montague.address
+        gateway.configure("gateway", workers=1)
+        gateway.configure(
+            "local", attach="component", secret=PASSWORD, server=f"{address}:{port}", dns=None
+        )
+        for domain in other.domains:
+            gateway.configure(f'remote."{domain}"', block=False)
 
     def _make_gateway(
         self, domains: tuple[str, str], actor: int, server: Prosody | Ejabberd

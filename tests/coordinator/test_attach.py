@@ -87,7 +87,6 @@ def test_the_warnings_fit_the_server() -> None:
 
 
 def test_what_the_configuration_makes_special_is_warned_of() -> None:
-    assert warned(config_with(attach="component"), "prosody", "local.attach is component")
     assert warned(config_with(advertise="gw.example."), "ejabberd", "asks libc")
     assert not warned(config_with(advertise="gw.example."), "prosody", "asks libc")
     assert warned(config_with(server="127.0.0.1:5270"), "prosody", "accept s2s at 127.0.0.1:5270")

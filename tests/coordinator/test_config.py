@@ -23,6 +23,14 @@ def test_a_remote_domain_has_its_own_policy_else_the_default_one() -> None:
     assert Config().remote_for("b.example") == Remote()
 
 
+def test_with_components_only_declared_domains_are_served() -> None:
+    remote = {"a.example": Remote(auth=("dialback",)), "*": Remote()}
+    config = Config(local=Local(attach="component"), remote=remote)
+
+    assert config.remote_for("a.example").auth == ("dialback",)
+    assert config.remote_for("b.example").block
+
+
 def test_a_remote_domain_may_have_authorities_of_its_own() -> None:
     config = Config(remote={"a.example": Remote(trust="/a.pem")})
 

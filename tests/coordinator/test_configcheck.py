@@ -74,6 +74,20 @@ def test_weak_settings_are_warnings(config: Config) -> None:
     assert exit_code(findings) == ExitCode.OK
 
 
+def test_components_want_their_own_port_on_this_machine(config: Config) -> None:
+    local = Local(attach="component", secret="s", server="192.0.2.1:5269", dns="")
+
+    findings = check(dataclasses.replace(config, local=local), NOW)
+
+    assert [finding.cause for finding in findings] == [
+        "local.server is 192.0.2.1:5269, the usual port for s2s, but attach is component",
+        "local.server is 192.0.2.1:5269: components have no TLS, all is sent in the clear",
+    ]
+    assert exit_code(findings) == ExitCode.OK
+    local = dataclasses.replace(local, server="localhost:5347", listen="127.0.0.1:5290")
+    assert causes(dataclasses.replace(config, local=local)) == []
+
+
 def test_few_open_files_are_a_warning(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
 

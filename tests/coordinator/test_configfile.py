@@ -9,6 +9,7 @@ from coordinator.configfile import find, from_table, known_keys, load
 from coordinator.configvalue import ConfigError
 
 GATEWAY = '[gateway]\ndomains = ["capulet.example"]\n'
+COMPONENT = "[local]\nattach = 'component'\nsecret = 's'\n"
 
 
 def parse(text: str) -> Config:
@@ -148,10 +149,21 @@ def test_an_unknown_key_is_answered_with_the_nearest(text: str, key: str, neares
         (GATEWAY + '[remote."capulet.example"]', "remove one of them"),
         (GATEWAY + "[local]\nserver = { 'b' = 'h:1' }", "no address for capulet.example"),
         (GATEWAY + "[local]\nattach = 'component'", "local.secret is empty"),
+        (GATEWAY + COMPONENT + "[remote.'*']", "no remote domain is declared"),
+        (GATEWAY + "workers = 2\n" + COMPONENT + "[remote.b]", "remove gateway.workers"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(text: str, told: str) -> None:
     assert told in refusal(text)
+
+
+def test_components_take_one_worker_and_no_steering(tmp_path: Path) -> None:
+    file = tmp_path / "fedgate.toml"
+    file.write_text(GATEWAY + COMPONENT + "[remote.'b.example']")
+
+    config = load(str(file))
+
+    assert (config.gateway.workers, config.local.dns) == (1, "")
 
 
 def test_the_file_is_named_in_front_of_its_mistakes(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from coordinator.domains import InvalidDomain, is_ambiguous, normalise_domain
+from coordinator.domains import InvalidDomain, is_ambiguous, normalise_domain, written_domain
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,8 @@ def test_what_is_no_domain_is_refused(text: str) -> None:
 )
 def test_spellings_that_others_read_differently_are_known(text: str, ambiguous: bool) -> None:
     assert is_ambiguous(text) is ambiguous
+
+
+def test_servers_write_u_labels() -> None:
+    assert written_domain("xn--exmple-cua.org") == "exämple.org"
+    assert written_domain("example.org") == "example.org"

@@ -60,6 +60,19 @@ async def native_stage() -> AsyncIterator[Stage]:
             _stages.remove(stage)
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def component_stage() -> AsyncIterator[Stage]:
+    """Two of them again, each with the other's domains as external components."""
+    async with Stage(attachment="component", escalus=False) as stage:
+        _stages.append(stage)
+        try:
+            await stage.attach_gateways()
+            await stage.wait_components()
+            yield stage
+        finally:
+            _stages.remove(stage)
+
+
 @pytest_asyncio.fixture(loop_scope="session", autouse=True)
 async def _whole_again(request: pytest.FixtureRequest) -> AsyncIterator[None]:
     """What a failed test left stopped must not fail the next."""

@@ -110,6 +110,15 @@ async def test_what_is_no_tls_is_a_failure_of_that_domain_alone() -> None:
     assert answer["failures"]["b.example"] == "127.0.0.1:1: Connection refused"
 
 
+async def test_components_have_no_key_to_read() -> None:
+    config = Config(
+        gateway=Gateway(domains=("a.example",)),
+        local=Local(attach="component", server="127.0.0.1:1"),
+    )
+
+    assert await read_keys(config) == {"keys": {}, "failures": {}}
+
+
 async def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()

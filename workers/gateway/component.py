@@ -93,6 +93,7 @@ class ComponentAttachment:
                     remote,
                     locals,
                     self._on_problem,
+                    self._on_connected,
                     self._on_done,
                 )
 
@@ -151,6 +152,11 @@ class ComponentAttachment:
         task = asyncio.create_task(self._control.release(pair))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _on_connected(self, link: ComponentLink) -> None:
+        for other in self._links.values():
+            if other.server == link.server and other is not link:
+                other.hurry()
 
     def _on_problem(self, remote: str, reason: str) -> None:
         self._errors.append(

@@ -1,6 +1,7 @@
 """Keeping one component connected (XEP-0114): whose it is, when to try again, what to say."""
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable
@@ -9,13 +10,14 @@ from typing import Any
 from coordinator.address import Address
 from coordinator.client import ControlPlane
 from coordinator.config import Config
+from coordinator.domains import written_domain
 from coordinator.routes import DomainPair, Route
 from workers.gateway.component_source import ComponentSource, Lane
 from workers.gateway.failure import HopFailed
 from workers.gateway.negotiation import Negotiation, SeeOtherUri
 from workers.gateway.router import Router
 from workers.gateway.session import Session, SessionOwner, TcpSession
-from workers.xmpp.component import ComponentStream, component_name
+from workers.xmpp.component import ComponentStream
 from workers.xmpp.errors import StreamCondition
 from workers.xmpp.events import Event, StreamFailed
 from workers.xmpp.stream import State, StreamConfig
@@ -24,7 +26,7 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY = 0.25
 # An operator who has just mended the server's configuration does not want to wait longer.
-LAST_RETRY = 5.0
+LAST_RETRY = 2.0
 # A connection that lasts so long, in seconds, was no failure: the next attempt comes at once.
 STABLE_TIME = 5.0
 # While another worker owns the component, it is asked for so often, in seconds: while the owner
@@ -95,11 +97,12 @@ class ComponentLink:
         remote: str,
         locals: tuple[str, ...],
         on_problem: Callable[[str, str], None],
+        on_connected: Callable[["ComponentLink"], None],
         on_done: Callable[["ComponentLink"], None],
     ) -> None:
         self.server = server
         self.remote = remote
-        self.name = component_name(remote)
+        self.name = written_domain(remote)
         self.pair = DomainPair(locals[0], remote)
         """The route that says which worker, of all machines, holds the connection."""
         self.source: ComponentSource | None = None
@@ -112,12 +115,15 @@ class ComponentLink:
         self._router = router
         self.locals = locals
         self._on_problem = on_problem
+        self._on_connected = on_connected
         self._on_done = on_done
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._said_at = 0.0
         self._stopping = False
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._on_task_ended)
 
     # What the attachment calls.
 
@@ -141,6 +147,10 @@ class ComponentLink:
             pass
         reason = self.problem or "it is connecting"
         raise HopFailed(f"component {self.name} is not connected: {reason}", resolved=True)
+
+    def hurry(self) -> None:
+        """Another component was accepted at this server: it is back, try at once."""
+        self._hurry.set()
 
     def stop(self) -> None:
         """Do not connect again; a connected stream goes on until its source is closed."""
@@ -182,7 +192,7 @@ class ComponentLink:
                 source = await self._open()
             except ComponentRefused as exc:
                 self._complain(str(exc))
-                await asyncio.sleep(delay * (1.0 + random.random()) / 2.0)
+                await self._pause(delay * (1.0 + random.random()) / 2.0)
                 delay = min(2 * delay, LAST_RETRY)
                 continue
             self._connected(source)
@@ -191,8 +201,18 @@ class ComponentLink:
             if self._loop.time() - connected_at >= STABLE_TIME:
                 delay = FIRST_RETRY
                 continue
-            await asyncio.sleep(delay)
+            await self._pause(delay)
             delay = min(2 * delay, LAST_RETRY)
+
+    async def _pause(self, seconds: float) -> None:
+        self._hurry.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
+
+    def _on_task_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            log.error("component %s failed inside", self.name, exc_info=exc)
 
     async def _own(self) -> None:
         """Two connections of one name: refused by Prosody, put out of order by ejabberd."""
@@ -252,6 +272,7 @@ class ComponentLink:
             return  # lost in the same turn
         self.source = source
         self._wake()
+        self._on_connected(self)
 
     def _on_ended(self, source: ComponentSource, reason: str) -> None:
         if self.source is not source:

@@ -12,9 +12,9 @@ stanzas are jabber:server ones, as on all other legs.
 import hashlib
 from collections.abc import Collection
 
-import idna
 from lxml import etree
 
+from coordinator.domains import written_domain
 from workers.xmpp import namespaces
 from workers.xmpp.content import renamed, rewritten
 from workers.xmpp.errors import LocalProtocolError, RemoteProtocolError, StreamCondition
@@ -30,11 +30,6 @@ from workers.xmpp.xml_text import attribute
 _INSIDE, _OUTSIDE = SERVER.encode(), COMPONENT.encode()
 # Addresses whose domain is known to be spelt as the component's name; emptied when full.
 _MAX_KNOWN = 4096
-
-
-def component_name(domain: str) -> str:
-    """How servers spell an A-label domain: with U-labels (RFC 7622 §3.2)."""
-    return idna.decode(domain) if "xn--" in domain else domain
 
 
 class ComponentFraming(StreamFraming):
@@ -90,7 +85,7 @@ class ComponentStream(ServerStream):
         parser = ComponentParser(config.limits)
         super().__init__(config, ComponentFraming(), parser.feed, parser, now)
         self.sender = remote
-        self.name = component_name(remote)
+        self.name = written_domain(remote)
         self.authenticated_by = ""
         self._secret = secret
         self._locals = frozenset(locals)
