@@ -79,7 +79,7 @@ class Hop:
         on_ended: Callable[["Hop"], None],
         patient: bool,
         barrier_tag: str = "",
-        close_session: Callable[[Session], None] = Session.close,
+        close_session: Callable[[Session], None] = lambda session: session.close(),
         closes_when_idle: Callable[[], bool] = lambda: True,
     ) -> None:
         """`close_session` ends one in order; `closes_when_idle`: or is that up to the peer?"""
