@@ -10,7 +10,10 @@ from urllib.parse import urlsplit
 from coordinator.address import InvalidAddress, is_unix_path, parse_address
 from coordinator.domains import InvalidDomain, normalise_domain
 
-REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+REDIS_SCHEMES = (
+    *("redis", "rediss", "unix"),
+    *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+)
 
 
 class ConfigError(Exception):

@@ -9,7 +9,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import redis.asyncio as redis_asyncio
 from redis.asyncio.cluster import ClusterNode, RedisCluster
@@ -20,6 +20,8 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 COMMAND_TIMEOUT = 0.25
 PAUSE = 0.5
+TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+"""What the query of a rediss url may name: the CAs to trust, and a certificate of our own."""
 
 
 class StoreUnavailable(Exception):
@@ -56,6 +58,11 @@ class RedisClient:
         """Close all connections."""
         if self._client is not None:
             await self._client.aclose()
+            # It leaves the connections to the Sentinels open.
+            pool = getattr(self._client, "connection_pool", None)
+            manager = getattr(pool, "sentinel_manager", None)
+            for sentinel in manager.sentinels if manager else ():
+                await sentinel.aclose()
             self._client = None
 
     async def ping(self) -> None:
@@ -98,7 +105,10 @@ class RedisClient:
 
 
 def open_client(url: str) -> Any:
-    """A client for any of the url forms. Raises ValueError for one that is none of them."""
+    """A client for any of the url forms; the part after `?` may name `TLS_OPTIONS`.
+
+    Raises ValueError for a url that is none of them.
+    """
     # A connection that died in the pool shows on first use: one new attempt, inside the timeout.
     options: dict[str, Any] = {
         "socket_timeout": COMMAND_TIMEOUT,
@@ -106,20 +116,34 @@ def open_client(url: str) -> Any:
         "retry": Retry(NoBackoff(), 1),
     }
     parts = urlsplit(url)
-    if parts.scheme not in ("redis+sentinel", "redis+cluster"):
+    scheme, _, kind = parts.scheme.partition("+")
+    if not kind:
         pool: redis_asyncio.BlockingConnectionPool = redis_asyncio.BlockingConnectionPool.from_url(
             url, max_connections=16, timeout=COMMAND_TIMEOUT, **options
         )
         return redis_asyncio.Redis.from_pool(pool)
-    credentials = {"username": parts.username, "password": parts.password}
-    options |= {name: value for name, value in credentials.items() if value}
+    query = dict(parse_qsl(parts.query))
+    if scheme == "rediss":
+        options |= {"ssl": True} | {name: query[name] for name in TLS_OPTIONS if name in query}
     hosts = parts.netloc.rpartition("@")[2].split(",")
-    if parts.scheme == "redis+cluster":
+    login = _login(parts.username, parts.password)
+    if kind == "cluster":
         nodes = [ClusterNode(*_host_port(host, 6379)) for host in hosts]
-        return RedisCluster(startup_nodes=nodes, **options)
-    sentinels = [_host_port(host, 26379) for host in hosts]
-    sentinel: Any = Sentinel(sentinels, sentinel_kwargs=options, **options)  # type: ignore[no-untyped-call]
+        return RedisCluster(startup_nodes=nodes, **options, **login)
+    # Sentinels have accounts of their own, and often none.
+    sentinel_login = _login(query.get("sentinel_username"), query.get("sentinel_password"))
+    sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
+        [_host_port(host, 26379) for host in hosts],
+        sentinel_kwargs=options | sentinel_login,
+        **options,
+        **login,
+    )
     return sentinel.master_for(parts.path.strip("/") or "mymaster")
+
+
+def _login(username: str | None, password: str | None) -> dict[str, Any]:
+    given = {"username": username, "password": password}
+    return {name: unquote(value) for name, value in given.items() if value}
 
 
 def is_cluster(client: Any) -> bool:

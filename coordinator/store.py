@@ -41,12 +41,12 @@ def redis_url(config: Config) -> str:
 
 
 def shown_url(url: str) -> str:
-    """A Redis url without its password, for logs and people."""
+    """A Redis url without its passwords, for logs and people."""
     parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user, host = parts.username or "", parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=f"{user}:***@{host}").geturl()
+    if parts.password is not None:
+        user, host = parts.username or "", parts.netloc.rpartition("@")[2]
+        url = parts._replace(netloc=f"{user}:***@{host}").geturl()
+    return re.sub(r"(password=)[^&]*", r"\1***", url)
 
 
 class Store(JournalStore):
@@ -68,7 +68,7 @@ class Store(JournalStore):
         return await self.take(pair, worker, route)
 
     async def take(self, pair: DomainPair, worker: str, replaced: Route | None) -> Route:
-        """Make `worker` the owner if there is none or it is as in `replaced`; the route after it."""
+        """Make `worker` the owner if there is none, or one as in `replaced`; the route after it."""
         key = self._route_key(pair)
         arguments = (worker, *(replaced or ("", "")))
         for _ in range(2):

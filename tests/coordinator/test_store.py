@@ -213,6 +213,9 @@ async def test_any_url_form_opens(tmp_path: Path):
 def test_passwords_are_not_shown():
     assert shown_url("redis://user:secret@h:1/0") == "redis://user:***@h:1/0"
     assert shown_url("redis://h:1") == "redis://h:1"
+    assert shown_url("unix:///run/redis.sock") == "unix:///run/redis.sock"
+    shown = shown_url("redis+sentinel://h1,h2/main?sentinel_password=secret&a=b")
+    assert shown == "redis+sentinel://h1,h2/main?sentinel_password=***&a=b"
 
 
 def test_the_embedded_redis_is_the_default(config: Config):
