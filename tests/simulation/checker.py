@@ -1,0 +1,209 @@
+"""What must hold: looked at as it happens, and once more when everything has come to rest."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.simulation import stanzas
+from tests.simulation.network import End, Wire
+from tests.simulation.stanzas import ERROR, REQUEST, RESULT, Token
+from tests.simulation.world import World
+
+
+@dataclass(slots=True)
+class Sent:
+    """A stanza that a user sent, and what became of it."""
+
+    id: str
+    direction: str
+    pair: int
+    number: int
+    kind: str
+    origin: str
+    target: str
+    can_resend: bool = True
+    """The previous hop will send it again until it is told otherwise."""
+    copies: list[bool] = field(default_factory=list)
+    """One for each time it arrived: was it marked as late?"""
+    bounced: str = ""
+    excuse: str = ""
+    """Why it may be lost."""
+    readers: set[str] = field(default_factory=set)
+    arrived_at: float = 0.0
+
+    @property
+    def is_ended(self) -> bool:
+        return bool(self.copies or self.bounced)
+
+    @property
+    def is_silent(self) -> bool:
+        """RFC 6120 forbids to answer it: undeliverable, it is dropped and counted."""
+        return self.kind in (RESULT, ERROR)
+
+
+class Checker:
+    """Follows every stanza; tells the world what is wrong."""
+
+    def __init__(self, world: World, redis_ids: Callable[[], set[str]]) -> None:
+        self.world = world
+        self.sent: dict[str, Sent] = {}
+        self.open: set[str] = set()
+        """Ids of what has not ended."""
+        self.kept_ever: set[str] = set()
+        self.redis_lost_data = False
+        self.had_fault = False
+        self.had_two_owners = False
+        self.window: list[int] = []
+        """How many stanzas died with each worker, beyond what could be sent again."""
+        self.doubles = 0
+        self.owners: dict[tuple[str, str, int], str] = {}
+        self._last: dict[tuple[str, int], int] = {}
+        self._redis_ids = redis_ids
+
+    def note(self, text: str) -> None:
+        self.world.trace("checker", text)
+
+    def will_send(self, sent: Sent) -> None:
+        self.sent[sent.id] = sent
+        self.open.add(sent.id)
+
+    # What the servers tell.
+
+    def never_sent(self, ids: list[str]) -> None:
+        for id in ids:
+            del self.sent[id]
+            self.open.discard(id)
+
+    def written(self, ids: tuple[str, ...], *, can_resend: bool) -> None:
+        for id in ids:
+            if id:
+                self.sent[id].can_resend = can_resend
+        self.world.trace("written", " ".join(ids) + ("" if can_resend else " (once)"))
+
+    def acknowledged_to_origin(self, id: str) -> None:
+        """The previous hop forgets the stanza: somebody else must have it."""
+        sent = self.sent[id]
+        sent.can_resend = False
+        if sent.is_ended or sent.is_silent or id in self.kept_ever:
+            return
+        self.world.fail(f"{id} was acknowledged, and nobody else had it")
+
+    def bounced(self, id: str, by: str) -> None:
+        if id in self.sent:
+            self.sent[id].bounced = by
+            self.open.discard(id)
+            self.note(f"{id} bounced {by}")
+
+    def excuse(self, id: str, why: str) -> None:
+        sent = self.sent.get(id)
+        if sent is not None and not sent.is_ended and not sent.excuse:
+            sent.excuse = why
+            self.open.discard(id)
+            self.note(f"{id} may be lost: {why}")
+
+    def arrived(self, id: str, token: Token, *, at: str) -> None:
+        """A stanza of ours reached a server; one with the id of the other direction is its error"""
+        self.world.trace(at, f"got {token.name} {id} {token.attributes.get('type', '')}")
+        sent = self.sent.get(id)
+        if sent is None:
+            # The answer to a ping of a worker that died meanwhile is passed on: it does no harm.
+            if id and not (self.had_fault and id.startswith("fedgate-barrier-")):
+                self.world.fail(f"{at} got {id!r}, which nobody sent")
+            return
+        if at != sent.target:
+            if token.attributes.get("type") != "error":
+                self.world.fail(f"{id} came to {at}")
+            self.bounced(id, "to " + at)
+            return
+        is_marked = stanzas.is_marked(token.data)
+        sent.copies.append(is_marked)
+        self.open.discard(id)
+        if len(sent.copies) == 1:
+            sent.arrived_at = self.world.now
+            self._check_order(sent)
+        else:
+            self._check_double(sent)
+
+    def _check_order(self, sent: Sent) -> None:
+        way = (sent.direction, sent.pair)
+        before = self._last.get(way, 0)
+        if sent.number < before:
+            if not self.had_two_owners:
+                self.world.fail(f"{sent.id} arrived after {sent.direction}{sent.pair}-{before}")
+        else:
+            self._last[way] = sent.number
+
+    def _check_double(self, sent: Sent) -> None:
+        self.doubles += 1
+        if sent.kind == REQUEST:
+            self.world.fail(f"the request {sent.id} was executed {len(sent.copies)} times")
+        elif sent.kind != RESULT and sent.copies.count(False) > 1:
+            self.world.fail(f"{sent.id} arrived twice without a mark")
+        if not self.had_fault:
+            self.world.fail(f"{sent.id} arrived twice without any fault")
+
+    # What the network, the workers and Redis tell.
+
+    def on_read(self, end: End, ids: tuple[str, ...]) -> None:
+        for id in ids:
+            if id:
+                self.sent[id].readers.add(end.process.name)
+
+    def on_lost(self, wire: Wire, sender: End, ids: tuple[str, ...], why: str) -> None:
+        """What was under way is lost: through a fault, or through what the code under test did."""
+        fate = "lost on the way"
+        for id in ids:
+            sent = self.sent.get(id)
+            if sent is None or sent.can_resend:
+                continue
+            if not why.startswith("the reader") or sender.peer.process.is_dead:
+                self.excuse(id, why)
+            fate = why
+        self.world.trace("lost", f"{' '.join(ids)}: {fate}")
+
+    def worker_died(self, name: str) -> None:
+        """What it had read, and nobody else has, dies with it: the window."""
+        ids = self._redis_ids()
+        lost = 0
+        for id in sorted(self.open):
+            sent = self.sent[id]
+            if name in sent.readers and not sent.can_resend and id not in ids:
+                lost += 1
+                self.excuse(id, f"died with {name}, not yet kept")
+        self.window.append(lost)
+
+    def redis_forgot(self, held: set[str]) -> None:
+        """Redis lost data; `held`: what living workers have in memory."""
+        self.redis_lost_data = True
+        for id in sorted(self.open - held):
+            if id in self.kept_ever:
+                self.excuse(id, "was in Redis alone, which lost its data")
+
+    def on_route(self, pair: tuple[str, str], owner: str, epoch: int) -> None:
+        known = self.owners.setdefault((*pair, epoch), owner)
+        if known != owner:
+            self.world.fail(f"{pair} has two owners in epoch {epoch}: {known}, {owner}")
+
+    # At rest.
+
+    def finish(self) -> None:
+        for sent in self.sent.values():
+            if sent.is_ended or sent.excuse:
+                continue
+            if sent.is_silent and self.had_fault:
+                continue  # dropped: the ledger counts it
+            self.world.fail(f"{sent.id} ({sent.kind}) is lost; read by {sorted(sent.readers)}")
+        if not self.had_fault:
+            for sent in self.sent.values():
+                if len(sent.copies) != 1 or sent.bounced:
+                    self.world.fail(f"{sent.id} without any fault: {sent}")
+
+    def summary(self) -> dict[str, Any]:
+        every = self.sent.values()
+        return {
+            "stanzas": len(self.sent),
+            "bounced": sum(bool(sent.bounced) for sent in every),
+            "excused": sum(bool(sent.excuse) and not sent.is_ended for sent in every),
+            "doubled": self.doubles,
+            "window": max(self.window, default=0),
+        }

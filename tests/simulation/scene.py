@@ -1,0 +1,273 @@
+"""Everything together: two machines, local servers of both kinds, remote servers, users, Redis."""
+
+import logging
+import random
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from coordinator import redis_client
+from coordinator.config import Config, Gateway, Limits, Local, Redis
+from coordinator.routes import DomainPair
+from tests.simulation import stanzas
+from tests.simulation.checker import Checker, Sent
+from tests.simulation.gateway import ModelTLS, SimulatedWorker
+from tests.simulation.local_server import LocalServer
+from tests.simulation.machine import Machine
+from tests.simulation.network import End, FakeSocket, Network
+from tests.simulation.redis_model import ModelClient, RedisModel, Stream
+from tests.simulation.remote_server import RemoteServer
+from tests.simulation.world import START, WALL, Process, World
+from workers.gateway import channel, gateway_splice, local_listener
+from workers.gateway.native import NativeFailed
+
+LOCALS = {"prosody.example": True, "ejabberd.example": False}
+REMOTES = {"sm.example": True, "plain.example": False}
+_KINDS = ("message", "request", "result", "presence", "error")
+_WEIGHTS = (70, 17, 4, 6, 3)
+_LIMITS = Limits(
+    resend_timeout=8.0, ping_interval=4.0, connect_timeout=3.0, idle_timeout=20.0
+)
+
+
+class Scene:
+    """One run. `busy` seconds of traffic and faults, then time to come to rest."""
+
+    def __init__(self, seed: int, *, tracing: bool = False) -> None:
+        self.world = World(seed, tracing=tracing)
+        self.network = Network(self.world)
+        self.redis = RedisModel(self.world)
+        self.checker = Checker(self.world, self.ids_in_redis)
+        self.network.on_lost = self.checker.on_lost
+        self.network.on_read = self.checker.on_read
+        self.redis.on_executed = self._on_executed
+        self.machines: list[Machine] = []
+        self.locals: dict[str, LocalServer] = {}
+        self.remotes: dict[str, RemoteServer] = {}
+        self.pairs: list[DomainPair] = []
+        self.counts: dict[tuple[str, int], int] = {}
+        self.traffic_left = 0
+
+    # Building.
+
+    def build(self) -> None:
+        world, rng = self.world, self.world.rng
+        self.network.latency = rng.choice((0.0005, 0.003, 0.02))
+        self.redis.latency = rng.choice((0.0005, 0.002, 0.02))
+        for domain, has_sm in REMOTES.items():
+            remote = RemoteServer(self.network, Process(world, domain), domain, has_sm=has_sm)
+            remote.checker, remote.connect = self.checker, self._open_public
+            self.remotes[domain] = remote
+        for port, (domain, is_prosody) in enumerate(LOCALS.items(), 15269):
+            local = LocalServer(
+                self.network,
+                Process(world, domain),
+                domain,
+                is_prosody=is_prosody,
+                connect=self._open_local,
+            )
+            local.checker = self.checker
+            self.locals[domain] = local
+            self.network.services["127.0.0.1", port] = self._service(local)
+        every = [DomainPair(local, remote) for local in LOCALS for remote in REMOTES]
+        self.pairs = rng.sample(every, rng.randint(2, 4))
+        for name, slots in (("gw1", 2), ("gw2", 1)):
+            machine = Machine(self, name, slots, self._config(name))
+            self.network.gateways[machine.config.local.listen] = machine
+            self.machines.append(machine)
+
+    def _config(self, name: str) -> Config:
+        number = 1 if name == "gw1" else 2
+        return Config(
+            gateway=Gateway(domains=tuple(LOCALS), name=name, drain_timeout=15.0, workers=2),
+            local=Local(
+                server={domain: f"127.0.0.1:{port}" for port, domain in enumerate(LOCALS, 15269)},
+                listen=f"127.0.0.1:527{number}",
+            ),
+            redis=Redis(url="redis://model:6379"),
+            limits=_LIMITS,
+        )
+
+    def _service(self, local: LocalServer) -> Any:
+        def accept(process: Process) -> End | None:
+            if not local.is_up:
+                return None
+            wire = self.network.open("local-in", process, local.process)
+            local.accept(wire.b)
+            return wire.a
+
+        return accept
+
+    def _open_local(self, pair: DomainPair) -> End | None:
+        """The local server connects to its machine's gateway; the other's if its own is down."""
+        order = self.machines if pair.local == "prosody.example" else self.machines[::-1]
+        for machine in order:
+            if not machine.is_down:
+                wire = self.network.open(
+                    "local-out", self.locals[pair.local].process, machine.coordinator
+                )
+                machine.listening.arrive(FakeSocket(wire.b))
+                return wire.a
+        return None
+
+    def open_remote(self, process: Process, domain: str) -> End | None:
+        remote = self.remotes[domain]
+        if remote.is_refusing:
+            return None
+        wire = self.network.open("wss-out", process, remote.process)
+        remote.accept(wire.b)
+        return wire.a
+
+    def _open_public(self, remote: RemoteServer) -> End | None:
+        able = [
+            worker
+            for machine in self.machines
+            for worker in machine.workers
+            if worker.is_ready and worker.public.is_accepting
+        ]
+        if not able:
+            return None
+        worker = self.world.rng.choice(able)
+        wire = self.network.open("wss-in", remote.process, worker.process)
+        worker.process.post(worker.public.accept, wire.b)
+        return wire.a
+
+    def wire_up(self, worker: SimulatedWorker) -> None:
+        """What `Worker` connects between its parts."""
+        from workers.gateway.replay import Replay
+
+        worker.control.on_dealt = Replay(worker.router, worker._config.limits).on_dealt
+
+    # Users.
+
+    def plan_traffic(self, stanza_count: int, seconds: float) -> None:
+        rng = self.world.rng
+        ways = [(direction, index) for index in range(len(self.pairs)) for direction in "oi"]
+        left = stanza_count
+        while left > 0:
+            size = min(left, rng.choice((1, 1, 2, 3, 5, 8, 12)))
+            left -= size
+            self.traffic_left += 1
+            self.world.later(0.5 + rng.random() * seconds, self._burst, rng.choice(ways), size)
+
+    def _burst(self, way: tuple[str, int], size: int) -> None:
+        self.traffic_left -= 1
+        direction, index = way
+        pair = self.pairs[index]
+        items = [self._new_stanza(direction, index, pair) for _ in range(size)]
+        server: Any = self.locals[pair.local] if direction == "o" else self.remotes[pair.remote]
+        server.process.post(server.user_sends, pair, items)
+
+    def _new_stanza(self, direction: str, index: int, pair: DomainPair) -> tuple[str, bytes]:
+        number = self.counts.get((direction, index), 0) + 1
+        self.counts[direction, index] = number
+        kind = self.world.rng.choices(_KINDS, _WEIGHTS)[0]
+        sender, target = pair if direction == "o" else (pair.remote, pair.local)
+        id = f"{direction}{index}-{number}"
+        self.checker.will_send(Sent(id, direction, index, number, kind, sender, target))
+        return id, stanzas.write(kind, id, sender, target)
+
+    # What is watched.
+
+    def worker_died(self, worker: SimulatedWorker) -> None:
+        self.checker.worker_died(worker.worker_id)
+
+    def ids_in_redis(self) -> set[str]:
+        ids: set[str] = set()
+        for value in self.redis.data.keys.values():
+            if isinstance(value, Stream):
+                for fields in value.entries.values():
+                    for field in fields:
+                        ids.update(stanzas.ids_in(field))
+        return ids
+
+    def _on_executed(
+        self, process: Process, name: str, arguments: tuple[Any, ...], result: Any
+    ) -> None:
+        if name == "xadd":
+            for value in arguments:
+                if isinstance(value, dict):
+                    value = b"".join(value.values())
+                if isinstance(value, bytes) and len(value) > 40:
+                    self.checker.kept_ever.update(stanzas.ids_in(value))
+
+    def held_in_memory(self) -> set[str]:
+        held: set[str] = set()
+        for machine in self.machines:
+            for worker in machine.workers:
+                held |= worker.held()
+        return held
+
+    def is_at_rest(self) -> bool:
+        if self.traffic_left or self.checker.open:
+            return False
+        for machine in self.machines:
+            for worker in machine.workers:
+                if not worker.is_ready or any(origin.in_flight for origin in worker.router.origins):
+                    return False
+        return True
+
+    def check_at_rest(self) -> None:
+        self.checker.finish()
+        for machine in self.machines:
+            for worker in machine.workers:
+                if worker.is_ready and not self.world.failures:
+                    worker.check_queues()
+
+
+# What the code under test takes from the interpreter.
+
+
+def _no_native(*args: Any, **options: Any) -> Any:
+    async def refuse() -> Any:
+        raise NativeFailed(resolved=True, reason="no native server")
+
+    return refuse()
+
+
+@contextmanager
+def in_world(scene: Scene) -> Iterator[None]:
+    """Time, chance and the boundaries are the scene's."""
+    world = scene.world
+
+    def wall() -> float:
+        machine = getattr(world.current, "machine", None)
+        return WALL + world.now - START + (machine.wall_offset if machine else 0.0)
+
+    def open_client(url: str) -> ModelClient:
+        process: Any = world.current
+        return ModelClient(scene.redis, process, process.machine.name)
+
+    async def connect_gateway(address: str) -> FakeSocket:
+        try:
+            process: Any = world.current
+            return await scene.network.connect_gateway(process, address)
+        except OSError as exc:
+            raise NativeFailed(resolved=True, reason=f"{address}: {exc}") from None
+
+    patches: list[tuple[Any, str, Any]] = [
+        (time, "time", wall),
+        (time, "monotonic", lambda: world.now),
+        (secrets, "token_hex", lambda count=32: f"{world.chance.getrandbits(8 * count):0{2 * count}x}"),
+        (redis_client, "open_client", open_client),
+        (channel, "TLSEngine", ModelTLS),
+        (local_listener, "connect_native", _no_native),
+        (gateway_splice, "_connect", connect_gateway),
+    ]
+    saved = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
+    state = random.getstate()
+    random.seed(world.seed)
+    try:
+        for owner, name, value in patches:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in saved:
+            setattr(owner, name, value)
+        random.setstate(state)
+
+
+__all__ = ["Scene", "in_world", "logging", "replace"]
