@@ -124,6 +124,8 @@ class ControlPlane:
     async def close(self) -> None:
         """Leave the live workers and close all connections."""
         await _end([*self._tasks, *self._requests, *self._leaf_requests.values()])
+        if self._inbox is not None:
+            await self.journal.close()
         try:
             await self._store.leave(self.worker_id)
         except StoreUnavailable:
@@ -363,6 +365,8 @@ class ControlPlane:
             shown = {worker: worker_info(info) for worker, info in beat.workers.items()}
             self._ownership.see(shown)
             self._beaten_at = now
+            if not beat.known and self._inbox is not None:
+                self.journal.doubt()
             if "redis" in self.degraded or is_late or not beat.known:
                 await self._ownership.claim_again()
         except StoreUnavailable as exc:
