@@ -19,12 +19,13 @@ from loadtest.chaos.verdict import Outcome
 WIDTH = 132
 _HEADS = (
     *("fault", "stanzas", "lost", "window", "doubled", "reordered", "bounced", "replayed"),
-    *("repeated", "back after", "p99 others", "p99 before"),
+    *("repeated", "back after", "p99 others", "without"),
 )
 _LEGEND = (
     "lost: from Prosody + from ejabberd · window: dropped worker-lost in the ledgers / lost from "
     "ejabberd · doubled: copies of messages, all marked late unless said · repeated: requests "
-    "executed again · back after: s · p99: ms, domains the fault does not touch"
+    "executed again · back after: s · p99: ms, of domains that the fault does not touch, and "
+    "theirs without the fault"
 )
 
 
@@ -73,10 +74,12 @@ def show_run(console: Console, outcome: Outcome) -> None:
 
 def table(outcomes: Sequence[Outcome]) -> Table:
     """One row per fault: sums of its runs, and the worst time."""
-    shown = Table(*_HEADS, box=box.SIMPLE_HEAD, pad_edge=False, caption=_LEGEND)
-    shown.caption_justify = "left"
-    for column in shown.columns[1:]:
+    shown = Table(*_HEADS, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    shown.caption, shown.caption_justify = _LEGEND, "left"
+    for column in shown.columns:
+        column.no_wrap = True
         column.justify = "right"
+    shown.columns[0].justify = "left"
     for fault in dict.fromkeys(each.fault for each in outcomes):
         runs = [each for each in outcomes if each.fault == fault]
         shown.add_row(*_row(fault, runs))

@@ -1,6 +1,8 @@
 """A TCP proxy of the stage: passes bytes on, until it is told not to read from a connection."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import Iterable
 
 _HIGH_WATER = 1 << 18
@@ -36,8 +38,7 @@ class Pipe:
     def cut(self) -> None:
         """Reset both connections."""
         for end in self._ends:
-            if end.transport is not None:
-                end.transport.abort()
+            end.reset()
 
     @property
     def _ends(self) -> "tuple[_End, _End]":
@@ -57,6 +58,12 @@ class _End(asyncio.Protocol):
         transport.set_write_buffer_limits(high=_HIGH_WATER)
         transport.writelines(self.early)
         self.early.clear()
+
+    def reset(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            sock = self.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self.other.transport is None:
@@ -135,7 +142,6 @@ class Proxy:
         try:
             await loop.create_connection(lambda: pipe.far, self.upstream, self.port)
         except OSError:
-            if pipe.near.transport is not None:
-                pipe.near.transport.abort()
+            pipe.near.reset()
             return
         self._pipes.append(pipe)
