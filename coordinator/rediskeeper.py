@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 from coordinator.embedded import EmbeddedProblem, EmbeddedRedis
@@ -30,7 +30,7 @@ class RedisKeeper:
 
     def watch(self) -> None:
         """Tell `on_exited` when the running server ends."""
-        self._watching = asyncio.create_task(self._watch(self._embedded.wait()))
+        self._watching = asyncio.create_task(self._watch())
 
     def close(self) -> None:
         """Watch no more."""
@@ -58,6 +58,6 @@ class RedisKeeper:
     def _forgive(self) -> None:
         self._failures = 0
 
-    async def _watch(self, end: Coroutine[Any, Any, None]) -> None:
-        await end
+    async def _watch(self) -> None:
+        await self._embedded.wait()
         self._on_exited()

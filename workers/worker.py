@@ -33,6 +33,7 @@ from workers.gateway.identity import TrustProblem, TrustSources
 from workers.gateway.local_connector import LocalConnector
 from workers.gateway.local_listener import LocalListener
 from workers.gateway.local_trust import LocalTrust
+from workers.gateway.operations import Operations
 from workers.gateway.public_listener import PublicListener
 from workers.gateway.publication import Publication
 from workers.gateway.remote_connector import RemoteConnector
@@ -44,7 +45,6 @@ from workers.gateway.source import Source
 from workers.gateway.steering import Steering
 from workers.gateway.tls import LeafContexts, OwnCertificates, self_test
 from workers.gateway.tls_engine import TLSFailed
-from workers.operations import Operations
 from workers.xmpp.names import names_held
 
 log = logging.getLogger("workers.worker")
@@ -243,6 +243,8 @@ class Worker:
             "routes": self.local.routes,
             "rss_bytes": _rss_bytes(),
             "names": names_held(),
+            "journal_bytes": self.control.journal.bytes,
+            "journal_entries": self.control.journal.entries,
             "restart_needed": self._pending,
             "cpu_seconds": round(time.process_time(), 3),
             "degraded": sorted(self.control.degraded),

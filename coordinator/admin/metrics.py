@@ -10,6 +10,13 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _OUTCOMES = ("accepted", "acknowledged", "bounced", "returned", "replayed")
 _STATES = ("starting", "running", "draining", "stopping", "down")
 
+_PER_WORKER = (
+    ("fedgate_worker_rss_bytes", "Resident memory.", "rss_bytes"),
+    ("fedgate_worker_names", "XML names held, see gateway.max_names.", "names"),
+    ("fedgate_journal_bytes", "Bytes of stanzas that the journal holds.", "journal_bytes"),
+    ("fedgate_journal_entries", "Entries of the journal.", "journal_entries"),
+)
+
 Sample = tuple[Mapping[str, str], float]
 Family = tuple[str, str, str, Iterable[Sample]]
 
@@ -50,13 +57,15 @@ def _of_workers(workers: list[dict[str, Any]]) -> list[Family]:
         for state in _STATES
     ]
     # By slot, not by id: an incarnation per label value would leave a dead series at each restart.
-    sizes: list[Sample] = [
-        ({"worker": worker["slot"]}, float(worker["rss_bytes"])) for worker in workers
-    ]
-    return [
-        ("fedgate_workers", "gauge", "Worker processes by state.", by_state),
-        ("fedgate_worker_rss_bytes", "gauge", "Resident memory.", sizes),
-    ]
+    families: list[Family] = [("fedgate_workers", "gauge", "Worker processes by state.", by_state)]
+    for name, help, key in _PER_WORKER:
+        sizes: list[Sample] = [
+            ({"worker": worker["slot"]}, float(worker.get(key) or 0))
+            for worker in workers
+            if worker["state"] not in ("draining", "stopping")
+        ]
+        families.append((name, "gauge", help, sizes))
+    return families
 
 
 def _of_ledger(ledger: dict[str, Any]) -> list[Family]:

@@ -230,19 +230,29 @@ def test_orders_go_to_the_control_socket(
 ) -> None:
     orders = []
 
-    def ask(path: Path, order: control.Order) -> control.Reply:
+    def ask(path: Path, order: control.Order, *, timeout: float) -> control.Reply:
         orders.append((path, order.verb, order.argument))
         return control.Reply(ok=order.argument != "w9", text="as told")
 
     monkeypatch.setattr(control, "ask", ask)
 
     assert run(file, "drain") == ExitCode.OK
-    assert run(file, "reload") == ExitCode.OK
-    assert capsys.readouterr().out == "as told\nas told\n"
+    for verb in ("reload", "restart", "reconnect"):
+        assert run(file, verb) == ExitCode.OK
+    assert run(file, "close", "b.example") == run(file, "ping", "b.example") == ExitCode.OK
+    assert capsys.readouterr().out == 6 * "as told\n"
     assert run(file, "drain", "w9") == ExitCode.FAILURE
     assert capsys.readouterr().err == "fedgate: as told\n"
     socket = file.parent / "state" / "run" / "coordinator.sock"
-    assert orders == [(socket, "drain", ""), (socket, "reload", ""), (socket, "drain", "w9")]
+    assert orders == [
+        (socket, "drain", ""),
+        (socket, "reload", ""),
+        (socket, "restart", ""),
+        (socket, "reconnect", ""),
+        (socket, "close", "b.example"),
+        (socket, "ping", "b.example"),
+        (socket, "drain", "w9"),
+    ]
 
 
 def test_an_order_without_a_coordinator_is_one_line(
@@ -251,7 +261,7 @@ def test_an_order_without_a_coordinator_is_one_line(
     assert run(file, "drain") == ExitCode.FAILURE
     assert "(No such file or directory); is fedgate running" in capsys.readouterr().err
 
-    def ask(_path: Path, _order: control.Order) -> control.Reply:
+    def ask(_path: Path, _order: control.Order, *, timeout: float) -> control.Reply:
         raise control.ControlProtocolError("not a message")
 
     monkeypatch.setattr(control, "ask", ask)

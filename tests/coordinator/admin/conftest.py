@@ -11,9 +11,10 @@ from coordinator.admin.overview import Overview
 from coordinator.authority import Authority
 from coordinator.config import Config
 from coordinator.listeners import Listeners
+from coordinator.processes import ProcessName
 from coordinator.reception import Link, Reception
 from coordinator.store import Store, redis_url
-from coordinator.workforce import Workforce
+from coordinator.workforce import Incarnation, Workforce
 
 
 @pytest.fixture
@@ -30,9 +31,11 @@ def connect(overview: Overview) -> Callable[..., Link]:
 
     def connected(slot: int, report: dict[str, Any], *, age: float = 0.0) -> Link:
         place = overview._workforce.slots[slot - 1]
-        place.worker, place.state, place.starts = f"gw1/w{slot}.a", "running", place.starts + 1
+        worker = f"gw1/w{slot}.a"
+        place.current = Incarnation(place, ProcessName(slot, 0), "running", worker)
+        place.starts += 1
         seen_at = time.time() - age
-        link = Link(place.worker, slot, None, seen_at, report, seen_at)  # type: ignore[arg-type]
+        link = Link(worker, slot, None, seen_at, report, seen_at)  # type: ignore[arg-type]
         overview._reception.links[link.worker] = link
         return link
 

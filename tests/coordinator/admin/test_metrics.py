@@ -17,7 +17,8 @@ def values(text: str) -> dict[str, float]:
 def test_prometheus_reads_what_the_ledger_and_the_workers_say(
     overview: Overview, connect: Callable[..., Link], config: Config
 ):
-    connect(1, {"sessions": [{}], "routes": 4, "rss_bytes": 1024})
+    figures = {"rss_bytes": 1024, "names": 7, "journal_bytes": 512, "journal_entries": 2}
+    connect(1, {"sessions": 1, "routes": 4, **figures})
     account = Account.create(account_path(config.gateway.state_dir, "gw1/w1.a"))
     account.outbound[ACCEPTED] += 3
     account.outbound[ACKNOWLEDGED] += 2
@@ -32,13 +33,16 @@ def test_prometheus_reads_what_the_ledger_and_the_workers_say(
     assert read['fedgate_workers{state="running"}'] == 1
     assert read['fedgate_workers{state="down"}'] == 1
     assert read['fedgate_worker_rss_bytes{worker="w1"}'] == 1024
+    assert read['fedgate_worker_names{worker="w1"}'] == 7
+    assert read['fedgate_journal_bytes{worker="w1"}'] == 512
+    assert read['fedgate_journal_entries{worker="w1"}'] == 2
     assert read["fedgate_worker_starts_total"] == 1
     assert read['fedgate_degraded{what="worker:w2"}'] == 1
     assert read["fedgate_redis_up"] == 1
 
 
 def test_no_label_holds_a_domain(overview: Overview, connect: Callable[..., Link]):
-    connect(1, {"sessions": [{"domain_pairs": [["a.example", "evil.example"]]}]})
+    connect(1, {"errors": [{"domain": "evil.example"}], "restart_needed": ['remote."b.example"']})
     assert "example" not in metrics.render(overview)
 
 

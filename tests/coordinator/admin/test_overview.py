@@ -48,8 +48,8 @@ def test_a_lost_redis_and_what_workers_miss_is_degraded_but_ready(
 
 
 def test_status_sums_the_workers(overview: Overview, connect: Connect):
-    connect(1, {"sessions": [SESSION], "routes": 2})
-    connect(2, {"sessions": [SESSION, SESSION], "routes": 3})
+    connect(1, {"sessions": 1, "routes": 2})
+    connect(2, {"sessions": 2, "routes": 3})
     status = overview.status()
     assert (status["sessions"], status["routes"]) == (3, 5)
     assert status["workers"] == {"configured": 2, "running": 2}
@@ -60,7 +60,7 @@ def test_status_sums_the_workers(overview: Overview, connect: Connect):
 def test_workers_show_the_contracts_fields_and_whatever_else_they_report(
     overview: Overview, connect: Connect
 ):
-    connect(1, {"sessions": [SESSION], "routes": 2, "rss_bytes": 5, "accepted_sockets": 9})
+    connect(1, {"sessions": 1, "routes": 2, "rss_bytes": 5, "accepted_sockets": 9})
     first = overview.workers()[0]
     assert first["id"] == "gw1/w1.a"
     contract = ("pid", "state", "sessions", "routes", "rss_bytes", "accepted_sockets")
@@ -73,9 +73,29 @@ def test_a_worker_started_elsewhere_is_shown_too(overview: Overview):
     assert overview.workers()[-1]["id"] == "gw1/w9.a"
 
 
-def test_sessions_and_errors_carry_their_worker(overview: Overview, connect: Connect):
-    link = connect(1, {"sessions": [SESSION], "errors": [{"at": 5.0, "text": "old"}, "odd"]})
-    assert overview.sessions() == [{"worker": "gw1/w1.a", **SESSION}]
+async def test_sessions_are_asked_for_and_carry_their_worker(
+    overview: Overview, connect: Connect, monkeypatch: pytest.MonkeyPatch
+):
+    async def ask_all(verb: str) -> dict[str, object]:
+        assert verb == "sessions"
+        return {"gw1/w1.a": [SESSION], "gw1/w2.a": None}
+
+    monkeypatch.setattr(overview._reception, "ask_all", ask_all)
+    assert await overview.sessions() == [{"worker": "gw1/w1.a", **SESSION}]
+
+
+def test_who_retires_is_shown_beside_its_successor(overview: Overview, connect: Connect):
+    link = connect(1, {"state": "running"})
+    slot = overview._workforce.slots[0]
+    assert slot.current
+    slot.retired.append(slot.current)
+    slot.current.state, slot.current = "draining", None
+    shown = [(worker["id"], worker["state"]) for worker in overview.workers()]
+    assert shown == [("gw1/w1", "down"), ("gw1/w2", "down"), (link.worker, "draining")]
+
+
+def test_errors_carry_their_worker(overview: Overview, connect: Connect):
+    link = connect(1, {"errors": [{"at": 5.0, "text": "old"}, "odd"]})
     overview.note_error("redis", "gone")
     texts = [error["text"] for error in overview.errors()]
     assert texts == ["odd", "old", "gone"]
