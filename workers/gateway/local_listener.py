@@ -1,10 +1,11 @@
-"""The local port: peek at the stream header, then hand the untouched stream on, once."""
+"""The local server's streams that are served here: discover, open the session, then answer.
+
+How they get here: `arrivals.py`.
+"""
 
 import asyncio
-import contextlib
 import logging
 import socket
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 from coordinator.address import parse_address
@@ -12,13 +13,13 @@ from coordinator.client import ControlPlane, ControlPlaneUnavailable
 from coordinator.config import Config
 from coordinator.routes import DomainPair, Route, gateway_of
 from workers.gateway.addresses import AddressPolicy
+from workers.gateway.arrivals import Arrivals, hang_up
 from workers.gateway.discovery import Discovery
 from workers.gateway.failure import HopFailed
 from workers.gateway.hop import barrier_tag
 from workers.gateway.local_source import LocalSource
 from workers.gateway.local_trust import LocalTrust
 from workers.gateway.native import NativeFailed, Splice, connect_native, greet, splice
-from workers.gateway.peek import Peeked, PeekFailed, peek_header
 from workers.gateway.public_listener import new_stream_id
 from workers.gateway.resolver import Resolver
 from workers.gateway.router import Router
@@ -34,8 +35,6 @@ log = logging.getLogger(__name__)
 
 # The local server waits this long for its header to be answered, in all (attach.md: 8 to 12 s).
 NATIVE_TIMEOUT = 8.0
-# Seconds until a failed accept is tried again.
-ACCEPT_RETRY = 0.5
 
 
 class LocalListener:
@@ -58,49 +57,50 @@ class LocalListener:
         self.trust = trust
         self.sources: set[LocalSource] = set()
         self.splices: dict[Splice, DomainPair] = {}
+        self._by_pair: dict[DomainPair, set[LocalSource]] = {}
+        self._to_gateways: set[Splice] = set()
+        self._leaving: set[DomainPair] = set()
         self._discovery = discovery
         self._resolver = resolver
         self._control = control
         self._siblings = siblings
         self._contexts = contexts
-        self._routes: dict[DomainPair, Route] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._accepting: list[asyncio.Task[None]] = []
         self._own = (parse_address(config.local.listen),)
         # The local server chose the domain and would connect there itself: no policy of ours.
         self._native_policy = AddressPolicy(("0.0.0.0/0", "::/0"))
-        siblings.on_socket = self._on_socket
+        self._arrivals = Arrivals(config, control, siblings)
+        self._arrivals.serve = self._serve
+        self._arrivals.pass_through = self._pass_through
+        self._arrivals.spliced = self._on_spliced_to_gateway
+        self._arrivals.left = self._on_pair_idle
+        self._spawn = self._arrivals.spawn
         siblings.on_message = self._on_message
         router.on_outbound_failed = self._on_outbound_failed
         router.on_pair_idle = self._on_pair_idle
         control.on_route_lost = self._on_route_lost
+        control.on_wait = self._on_wait
+        control.is_used = self.is_used
 
     def start(self, sockets: list[socket.socket]) -> None:
         """Accept on sockets that are bound; other workers may accept on the same."""
-        for sock in sockets:
-            sock.setblocking(False)
-            accepting = asyncio.create_task(self._accept(sock))
-            accepting.add_done_callback(lambda _, sock=sock: sock.close())  # type: ignore[misc]
-            self._accepting.append(accepting)
+        self._arrivals.start(sockets)
 
     def stop(self) -> None:
         """Accept nothing more."""
-        for task in self._accepting:
-            task.cancel()
+        self._arrivals.stop()
 
     async def close(self) -> None:
         """Cut what is left: streams being negotiated and splices."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for pair in list(self.splices):
-            pair.close()
+        spliced = list(self.splices)
+        await self._arrivals.close()
+        for each in spliced:
+            each.close()
 
     def describe(self) -> list[dict[str, Any]]:
         spliced = [
             {
                 "domain_pairs": [list(pair)],
-                "direction": "native",
+                "direction": "to gateway" if each in self._to_gateways else "native",
                 "authenticated_by": "",
                 "since": each.opened_at,
                 "bytes_out": each.bytes_out,
@@ -113,84 +113,20 @@ class LocalListener:
 
     @property
     def routes(self) -> int:
-        return len(self._routes)
+        return len(self._control.owned)
 
-    # A stream arrives.
+    # A stream has its place here.
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, _ = await loop.sock_accept(listening)
-            except OSError as exc:
-                # Out of descriptors: the connection waits in the backlog until some are free.
-                log.error("cannot accept a local stream: %s", exc)
-                await asyncio.sleep(ACCEPT_RETRY)
-                continue
-            sock.setblocking(False)
-            self._spawn(self._guard(sock, self._peek, sock))
-
-    async def _guard(
-        self, sock: socket.socket, work: Callable[..., Coroutine[Any, Any, None]], *args: Any
-    ) -> None:
-        """Close the socket if the work that is to hand it on fails or is cancelled."""
-        try:
-            await work(*args)
-        except BaseException:
+    async def _pass_through(self, sock: socket.socket, pair: DomainPair) -> None:
+        failure = await self._splice(sock, pair)
+        if failure is not None:
+            log.info("%s → %s: %s", *pair, failure.reason)
             hang_up(sock)
-            raise
 
-    async def _peek(self, sock: socket.socket) -> None:
-        try:
-            peeked = await peek_header(sock)
-        except PeekFailed as exc:
-            log.info("a local connection is no stream: %s", exc.reason)
-            hang_up(sock)
-            return
-        await self._hand_on(sock, peeked)
-
-    async def _hand_on(self, sock: socket.socket, peeked: Peeked) -> None:
-        pair = DomainPair(peeked.sender, peeked.recipient)
-        if pair.local not in self.config.gateway.domains:
-            log.info("%s is not a domain of this gateway: its stream is passed through", pair.local)
-            failure = await self._splice(sock, pair)
-            if failure is not None:
-                log.info("%s → %s: %s", *pair, failure.reason)
-                hang_up(sock)
-            return
-        route = await self._control.acquire(pair)
-        if route.owner != self._control.worker_id and gateway_of(route.owner) == gateway_of(
-            self._control.worker_id
-        ):
-            try:
-                await self._siblings.send_socket(route.owner, sock, {"pair": list(pair)})
-                return
-            except SiblingUnavailable as exc:
-                # Static stability: better a second session than no session (design.md §1.6).
-                log.warning("%s; serving %s → %s here", exc, *pair)
-                self._control.doubt(route.owner)
-                route = await self._control.acquire(pair)
-        await self._serve(sock, pair, route)
-
-    def _on_socket(self, sock: socket.socket, info: dict[str, Any]) -> None:
-        match info.get("pair"):
-            case [str(local), str(remote)]:
-                pair = DomainPair(local, remote)
-                self._spawn(self._guard(sock, self._serve_handed_on, sock, pair))
-            case _:
-                hang_up(sock)
-
-    async def _serve_handed_on(self, sock: socket.socket, pair: DomainPair) -> None:
-        # The sibling says that we own the pair: asked again for the epoch, and never passed back.
-        await self._serve(sock, pair, await self._control.acquire(pair))
-
-    async def _serve(self, sock: socket.socket, pair: DomainPair, route: Route) -> None:
+    async def _serve(self, sock: socket.socket, pair: DomainPair) -> None:
         """We own the pair; afterwards the socket is somebody else's, or closed."""
-        self._routes.setdefault(pair, route)
-        try:
-            await self._serve_here(sock, pair)
-        finally:
-            self._forget_route(pair)
+        self._leaving.discard(pair)
+        await self._serve_here(sock, pair)
 
     async def _serve_here(self, sock: socket.socket, pair: DomainPair) -> None:
         """Open the wss session first, then answer the header."""
@@ -255,16 +191,24 @@ class LocalListener:
         except OSError as exc:
             log.info("%s → %s broke before it was passed through: %s", *pair, exc)
             return None
-        self.splices[spliced] = pair
-        self._spawn(self._watch(spliced))
+        self._watch(spliced, pair)
         log.info("%s → %s: native, passed through", *pair)
         return None
 
-    async def _watch(self, spliced: Splice) -> None:
+    def _on_spliced_to_gateway(self, spliced: Splice, pair: DomainPair) -> None:
+        self._to_gateways.add(spliced)
+        self._watch(spliced, pair)
+
+    def _watch(self, spliced: Splice, pair: DomainPair) -> None:
+        self.splices[spliced] = pair
+        self._spawn(self._await_end(spliced))
+
+    async def _await_end(self, spliced: Splice) -> None:
         try:
             await spliced.wait_closed()
         finally:
             self.splices.pop(spliced, None)
+            self._to_gateways.discard(spliced)
 
     async def _answer(
         self, sock: socket.socket, pair: DomainPair, failure: HopFailed | None
@@ -292,11 +236,12 @@ class LocalListener:
         session.tls_context = self._contexts.server(pair.remote, leaf.certificate_pem, leaf.key_pem)
         source.attach(session)
         self.sources.add(source)
+        self._by_pair.setdefault(pair, set()).add(source)
         try:
             await session.adopt(sock)
         except OSError as exc:
             log.info("%s → %s broke before it was answered: %s", *pair, exc)
-            self.sources.discard(source)
+            self._forget(source)
             hang_up(sock)
             return
         session.start_timer()
@@ -304,34 +249,56 @@ class LocalListener:
     # What ends.
 
     def source_ended(self, source: LocalSource) -> None:
+        self._forget(source)
+        self._on_pair_idle(source.pair)
+
+    def _forget(self, source: LocalSource) -> None:
         self.sources.discard(source)
-        self._forget_route(source.pair)
+        of_pair = self._by_pair.get(source.pair, set())
+        of_pair.discard(source)
+        if not of_pair:
+            self._by_pair.pop(source.pair, None)
 
     def _on_outbound_failed(self, pair: DomainPair, reason: str) -> None:
         """Let the local server start anew: discovery then decides again."""
         self._close_sources(pair)
 
     def _on_route_lost(self, pair: DomainPair, route: Route) -> None:
-        """Redis is back and another worker owns the pair: the next stream goes there."""
+        """Another worker owns the pair: the next stream goes there."""
         log.info("%s → %s belongs to %s now: its stream ends here", *pair, route.owner)
-        self._routes.pop(pair, None)
+        self.leave(pair)
+
+    def leave(self, pair: DomainPair) -> None:
+        """Let the pair go in order: its streams, then its session, then its route."""
+        self._leaving.add(pair)
         self._close_sources(pair)
+        self._on_pair_idle(pair)
 
     def _close_sources(self, pair: DomainPair) -> None:
-        for source in list(self.sources):
-            if source.pair == pair and source.failure is None:
+        for source in list(self._by_pair.get(pair, ())):
+            if source.failure is None:
                 source.close()
 
-    def _on_pair_idle(self, pair: DomainPair) -> None:
-        self._forget_route(pair)
+    def is_used(self, pair: DomainPair) -> bool:
+        """A stream or a session of the pair is here, or about to be."""
+        return (
+            pair in self._by_pair or pair in self._arrivals.waiting or self.router.has_remote(pair)
+        )
 
-    def _forget_route(self, pair: DomainPair) -> None:
+    def _on_pair_idle(self, pair: DomainPair) -> None:
         """Nobody uses the pair here any more: any worker may own it next."""
-        if any(source.pair == pair for source in self.sources) or self.router.has_remote(pair):
-            return
-        route = self._routes.pop(pair, None)
-        if route is not None:
-            self._spawn(self._control.release(pair))
+        if not self.is_used(pair):
+            self._leaving.discard(pair)
+            if pair in self._control.owned:
+                self._spawn(self._control.release(pair))
+        elif pair in self._leaving and pair not in self._by_pair:
+            if pair not in self._arrivals.waiting:
+                self._spawn(self.router.to_remote(pair).close())
+
+    def _on_wait(self, pair: DomainPair, owner: str) -> None:
+        """A stream of the pair waits for a draining owner: let it begin with this one."""
+        if gateway_of(owner) == gateway_of(self._control.worker_id):
+            self._spawn(self._tell_sibling(owner, {"wanted": list(pair)}))
 
     # Barriers.
 
@@ -345,35 +312,20 @@ class LocalListener:
         asker = token.partition(".")[0]
         for worker in self._control.live_workers():
             if worker != self._control.worker_id and barrier_tag(worker) == asker:
-                self._spawn(self._tell_sibling(worker, pair, token))
+                message = {"barrier": token, "pair": list(pair)}
+                self._spawn(self._tell_sibling(worker, message))
                 return True
         return False
 
-    async def _tell_sibling(self, worker: str, pair: DomainPair, token: str) -> None:
+    async def _tell_sibling(self, worker: str, message: dict[str, Any]) -> None:
         try:
-            await self._siblings.send_message(worker, {"barrier": token, "pair": list(pair)})
+            await self._siblings.send_message(worker, message)
         except SiblingUnavailable:
-            log.debug("worker %s did not hear of a barrier", worker)
+            log.debug("worker %s did not hear: %r", worker, message)
 
     def _on_message(self, message: dict[str, Any]) -> None:
         match message:
             case {"barrier": str(token), "pair": [str(local), str(remote)]}:
                 self.router.barrier_answered(DomainPair(local, remote), token)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_ended)
-
-    def _task_ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (exc := task.exception()) is not None:
-            log.error("a local stream failed inside", exc_info=exc)
-
-
-def hang_up(sock: socket.socket) -> None:
-    """Close a stream that was only peeked at: with FIN, which unread bytes would make a reset."""
-    with contextlib.suppress(OSError):
-        sock.setblocking(False)
-        sock.recv(65536)
-    sock.close()
+            case {"wanted": [str(local), str(remote)]} if self._control.draining:
+                self.leave(DomainPair(local, remote))

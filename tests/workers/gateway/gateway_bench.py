@@ -21,7 +21,7 @@ from coordinator.config import (
     WebSocket,
 )
 from coordinator.config import Discovery as DiscoveryOptions
-from coordinator.routes import DomainPair, Route
+from coordinator.routes import DomainPair, HandTo, Route, Serve, SpliceTo
 from loadtest.stage.authority import TestAuthority
 from tests.workers.gateway.session_bench import LOCAL, REMOTE, SECRET, FarServer, until
 from tests.workers.gateway.stub_dns import StubDns
@@ -58,6 +58,11 @@ class FakeControl(ControlPlane):
         self.authority = authority
         self.routes: dict[DomainPair, Route] = {}
         self.released: list[DomainPair] = []
+        self.verified: list[DomainPair] = []
+        self.asked: list[tuple[DomainPair, int, bool]] = []
+        self.places: dict[DomainPair, SpliceTo] = {}
+        """Where streams go, whatever the routes say; forgotten when the worker is doubted."""
+        self._draining = False
         self.workers = [worker_id]
         self.is_away = False
 
@@ -66,19 +71,44 @@ class FakeControl(ControlPlane):
             raise ControlPlaneUnavailable("the coordinator is away")
         return self.authority.issue(domain)
 
-    async def acquire(self, pair: DomainPair) -> Route:
+    @property
+    def owned(self) -> dict[DomainPair, Route]:
+        return {pair: r for pair, r in self.routes.items() if r.owner == self.worker_id}
+
+    async def place(
+        self, pair: DomainPair, *, passed: int = 0, from_gateway: bool = False
+    ) -> Serve | HandTo | SpliceTo:
+        self.asked.append((pair, passed, from_gateway))
+        if pair in self.places:
+            return self.places[pair]
+        route = await self.acquire(pair)
+        return Serve(route) if route.owner == self.worker_id else HandTo(route.owner)
+
+    async def acquire(self, pair: DomainPair, *, if_free: bool = False) -> Route:
         return self.routes.setdefault(pair, Route(self.worker_id, 1))
+
+    async def verify(self, pair: DomainPair) -> None:
+        self.verified.append(pair)
 
     async def release(self, pair: DomainPair) -> None:
         self.released.append(pair)
         self.routes.pop(pair, None)
 
     def doubt(self, worker: str) -> None:
-        self.workers.remove(worker)
+        self.workers = [name for name in self.workers if name != worker]
+        self.places = {pair: p for pair, p in self.places.items() if p.worker != worker}
         self.routes = {pair: r for pair, r in self.routes.items() if r.owner != worker}
 
     def live_workers(self) -> list[str]:
         return self.workers
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    @draining.setter
+    def draining(self, draining: bool) -> None:
+        self._draining = draining
 
 
 class Peer:

@@ -1,16 +1,15 @@
-"""The local port: accept, peek, hand on, serve, splice or answer; no socket is left behind."""
+"""Streams served here: splice or answer; what ends, and what siblings tell."""
 
 import asyncio
-import errno
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from coordinator.routes import DomainPair, Route
+from coordinator.routes import Route
 from tests.workers.gateway.gateway_bench import PAIR, GatewayScene
-from tests.workers.gateway.session_bench import LOCAL, REMOTE, message, on_quiet_loop, until
+from tests.workers.gateway.session_bench import LOCAL, REMOTE, on_quiet_loop, until
 from workers.gateway import local_listener
 from workers.gateway.hop import barrier_tag
 from workers.gateway.siblings import Siblings
@@ -51,22 +50,6 @@ async def test_the_session_is_open_before_the_header_is_answered(gateway: Gatewa
 
 
 @on_quiet_loop
-async def test_what_is_no_stream_is_closed(gateway: GatewayScene) -> None:
-    await gateway.start()
-    assert await read_all(await say(gateway, b"GET / HTTP/1.1\r\n\r\n")) == b""
-    assert gateway.listener.routes == 0
-
-
-@on_quiet_loop
-async def test_a_stream_of_another_domain_that_cannot_be_passed_through_is_closed(
-    gateway: GatewayScene,
-) -> None:
-    await gateway.start()
-    assert await read_all(await say(gateway, header("other.example", "gone.example"))) == b""
-    assert gateway.listener.routes == 0
-
-
-@on_quiet_loop
 async def test_without_a_certificate_the_stream_is_closed_and_the_route_given_back(
     gateway: GatewayScene,
 ) -> None:
@@ -75,17 +58,6 @@ async def test_without_a_certificate_the_stream_is_closed_and_the_route_given_ba
     assert await read_all(await say(gateway, header())) == b""
     assert gateway.listener.routes == 0
     await until(lambda: gateway.control.released == [PAIR])
-
-
-@on_quiet_loop
-async def test_a_bug_on_the_way_closes_the_socket(gateway: GatewayScene) -> None:
-    await gateway.start()
-
-    async def broken(pair: DomainPair) -> Route:
-        raise KeyError("a bug")
-
-    gateway.control.acquire = broken  # type: ignore[method-assign]
-    assert await read_all(await say(gateway, header())) == b""
 
 
 @on_quiet_loop
@@ -122,39 +94,6 @@ async def test_a_native_domain_gets_the_untouched_bytes(
 
 
 @on_quiet_loop
-async def test_a_stream_is_handed_to_the_worker_that_owns_its_pair(
-    gateway: GatewayScene, tmp_path: Path
-) -> None:
-    await gateway.start()
-    other = Siblings(tmp_path / "run", "gw/w2.1")
-    taken: list[dict[str, Any]] = []
-
-    def on_socket(sock: socket.socket, info: dict[str, Any]) -> None:
-        taken.append({**info, "said": sock.recv(1000)})
-        sock.close()
-
-    other.on_socket = on_socket
-    await other.start()
-    gateway.control.routes[PAIR] = Route("gw/w2.1", 1)
-    assert await read_all(await say(gateway, header())) == b""
-    assert taken == [{"pair": list(PAIR), "said": header()}]
-    assert gateway.listener.routes == 0
-    await other.close()
-
-
-@on_quiet_loop
-async def test_an_owner_that_does_not_answer_is_doubted_and_the_pair_taken(
-    gateway: GatewayScene,
-) -> None:
-    await gateway.start()
-    gateway.control.workers.append("gw/w2.1")
-    gateway.control.routes[PAIR] = Route("gw/w2.1", 1)
-    await gateway.open_local()
-    assert gateway.control.workers == ["gw/w1.1"]
-    assert gateway.control.routes[PAIR].owner == "gw/w1.1"
-
-
-@on_quiet_loop
 async def test_a_pair_that_another_worker_owns_now_ends_here_in_order(
     gateway: GatewayScene,
 ) -> None:
@@ -164,69 +103,6 @@ async def test_a_pair_that_another_worker_owns_now_ends_here_in_order(
     await until(lambda: peer.ended)
     assert peer.ended == ["closed"]
     assert gateway.control.released == []
-
-
-@on_quiet_loop
-async def test_a_stream_handed_to_us_is_served(gateway: GatewayScene) -> None:
-    await gateway.start()
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-    gateway.listener._on_socket(theirs, {"nonsense": 1})
-    assert await asyncio.get_running_loop().sock_recv(_nonblocking(ours), 10) == b""
-    ours.close()
-    listener = socket.create_server(("127.0.0.1", 0))
-    client = socket.create_connection(listener.getsockname())
-    accepted, _ = listener.accept()
-    accepted.setblocking(False)
-    client.sendall(header())
-    gateway.listener._on_socket(accepted, {"pair": list(PAIR)})
-    answer = await asyncio.get_running_loop().sock_recv(_nonblocking(client), 100)
-    assert answer.startswith(b"<?xml")
-    client.close()
-    listener.close()
-
-
-def _nonblocking(sock: socket.socket) -> socket.socket:
-    sock.setblocking(False)
-    return sock
-
-
-@on_quiet_loop
-async def test_accepting_goes_on_after_an_error(
-    gateway: GatewayScene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(local_listener, "ACCEPT_RETRY", 0.01)
-    await gateway.start()
-    gateway.listener.stop()
-    await until(lambda: all(task.done() for task in gateway.listener._accepting))
-    sock = socket.create_server(("127.0.0.1", 0))
-    gateway.local_port = sock.getsockname()[1]
-    loop = asyncio.get_running_loop()
-    errors = [OSError(errno.EMFILE, "too many open files")]
-
-    class Loop:
-        async def sock_accept(self, listening: socket.socket) -> Any:
-            if errors:
-                raise errors.pop()
-            return await loop.sock_accept(listening)
-
-    monkeypatch.setattr(local_listener.asyncio, "get_running_loop", Loop)
-    gateway.listener.start([sock])
-    await asyncio.sleep(0)
-    monkeypatch.undo()
-    peer = await gateway.open_local()
-    assert not errors
-    peer.send(message("1"))
-    await until(lambda: gateway.remote.got)
-
-
-@on_quiet_loop
-async def test_a_listener_that_stops_closes_its_port(gateway: GatewayScene) -> None:
-    await gateway.start()
-    gateway.listener.stop()
-    await until(lambda: gateway.local_socket.fileno() == -1)
-    with pytest.raises(OSError):
-        await asyncio.open_connection("127.0.0.1", gateway.local_port)
 
 
 @on_quiet_loop
@@ -249,4 +125,49 @@ async def test_a_barrier_that_is_not_ours_is_told_to_the_siblings(
     assert heard == [{"barrier": token, "pair": list(PAIR)}]
     gateway.listener._on_message(heard[0])
     gateway.listener._on_message({"what": "is this"})
+    await other.close()
+
+
+# Pairs go.
+
+
+@on_quiet_loop
+async def test_a_lost_pair_lets_its_session_go_when_its_streams_have_ended(
+    gateway: GatewayScene,
+) -> None:
+    await gateway.start()
+    peer = await gateway.open_local()
+    del gateway.control.routes[PAIR]
+    gateway.control.on_route_lost(PAIR, Route("gw/w2.1", 2))
+    await until(lambda: peer.ended and not gateway.router.has_remote(PAIR))
+    assert not gateway.listener.is_used(PAIR) and gateway.control.released == []
+
+
+@on_quiet_loop
+async def test_what_another_worker_waits_for_goes_at_once_when_we_drain(
+    gateway: GatewayScene,
+) -> None:
+    await gateway.start()
+    peer = await gateway.open_local()
+    gateway.listener._on_message({"wanted": list(PAIR)})  # but we do not drain
+    await asyncio.sleep(0.05)
+    assert not peer.ended
+    gateway.control.draining = True
+    gateway.listener._on_message({"wanted": list(PAIR)})
+    await until(lambda: peer.ended and gateway.control.released == [PAIR])
+
+
+@on_quiet_loop
+async def test_a_draining_sibling_is_told_what_is_waited_for(
+    gateway: GatewayScene, tmp_path: Path
+) -> None:
+    await gateway.start()
+    other = Siblings(tmp_path / "run", "gw/w2.1")
+    heard: list[dict[str, Any]] = []
+    other.on_message = heard.append
+    await other.start()
+    gateway.control.on_wait(PAIR, "gw2/w1.1")  # of another machine: it hears nothing
+    gateway.control.on_wait(PAIR, "gw/w2.1")
+    await until(lambda: heard)
+    assert heard == [{"wanted": list(PAIR)}]
     await other.close()
