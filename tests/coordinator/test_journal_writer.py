@@ -111,13 +111,28 @@ async def test_what_comes_while_an_append_is_under_way_goes_together(
 async def test_much_data_does_not_wait_for_the_interval(
     store: Store, writer: JournalWriter, told: Told, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(journal_writer, "INTERVAL", 3600.0)
+    monkeypatch.setattr(journal_writer, "MIN_INTERVAL", 3600.0)
+    monkeypatch.setattr(journal_writer, "MAX_INTERVAL", 3600.0)
     writer.add(told.record(b"first"))
     await until(lambda: len(told.words) == 1)
     writer.add(told.record(b"small"))
     writer.add(told.record(b"large", journal_writer.HURRY_BYTES))
     await until(lambda: len(told.words) == 3)
     assert await stored(store) == [[b"first"], [b"small", b"large"]]
+
+
+async def test_a_note_does_not_wait_for_others(
+    store: Store, writer: JournalWriter, told: Told, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(journal_writer, "MAX_INTERVAL", 3600.0)
+    monkeypatch.setattr(journal_writer, "WANTED_BYTES", 1 << 40)
+    writer.add(told.record(b"first"))
+    await until(lambda: len(told.words) == 1)
+    writer.add(told.record(b"second"))
+    note = Record("note", PAIR, lambda: b"note", 4)
+    writer.add(note)
+    await until(lambda: note.is_kept)
+    assert await stored(store) == [[b"first"], [b"second", b"note"]]
 
 
 async def test_entries_are_deleted_soon_after_their_records_are_complete(
