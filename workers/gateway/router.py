@@ -223,6 +223,7 @@ class Router:
         for each in failed:
             reply = bounce(each.stanza, condition, text)
             if reply is None:
+                each.batch.has_gaps = True  # those before it are settled later, with their replies
                 settle_dropped(each, why_not_bounced(each.stanza) or "other")
             else:
                 replies.append(reply)

@@ -6,6 +6,8 @@ from coordinator.accounts import IN_FLIGHT_OURS
 from coordinator.routes import DomainPair
 from tests.workers.gateway.gateway_bench import PAIR, GatewayScene
 from tests.workers.gateway.session_bench import LOCAL, REMOTE, message, on_quiet_loop, until
+from workers.gateway.flow import Failed
+from workers.xmpp.errors import StanzaCondition
 
 
 @on_quiet_loop
@@ -66,6 +68,26 @@ async def test_errors_are_dropped_and_counted_not_answered(gateway: GatewayScene
     gateway.router.to_remote(PAIR).send(origin.accept([error]))
     await until(lambda: gateway.ledger("outbound")["dropped"] == {"type-error": 1})
     assert [direction for direction, _ in gateway.router.hops()] == []
+
+
+@on_quiet_loop
+async def test_a_dropped_stanza_does_not_vouch_for_one_whose_bounce_is_under_way(
+    gateway: GatewayScene,
+) -> None:
+    """Else the previous hop forgets the first, and nobody has it if we die before its reply."""
+    await gateway.start()
+    gateway.local.handles = False
+    handled: list[int] = []
+    origin = gateway.router.new_origin("out", handled.append)
+    error = message("2")
+    error.type = "error"
+    batch = origin.accept([message("1"), error])
+    failed = [Failed(stanza, batch) for stanza in batch.stanzas]
+    condition = StanzaCondition.REMOTE_SERVER_TIMEOUT
+    gateway.router.bounce(failed, condition, "", lambda: gateway.router.to_local(PAIR))
+    await until(lambda: gateway.local.got)
+    assert gateway.ledger("outbound")["dropped"] == {"type-error": 1}
+    assert handled == []
 
 
 @on_quiet_loop
