@@ -13,9 +13,18 @@ def plan(scene: Any, seconds: float, count: int | None) -> None:
     rng = scene.world.rng
     if count is None:
         count = 0 if rng.random() < 0.03 else rng.randint(3, 6)
+    when = 0.0
     for _ in range(count):
         fault = rng.choices(list(FAULTS), list(FAULTS.values()))[0]
-        scene.world.later(1.0 + rng.random() * (seconds - 6.0), _happen, scene, fault)
+        if not when or rng.random() < 0.7:
+            when = 1.0 + rng.random() * (seconds - 6.0)
+        else:
+            when += rng.random() * rng.choice((0.1, 3.0))  # on the heels of the last
+        scene.world.later(when, _happen, scene, fault)
+        # Traffic while it happens, and soon after.
+        for _ in range(rng.randint(1, 3)):
+            scene.plan_burst(when + (rng.random() - 0.5) * rng.choice((0.02, 0.2)))
+        scene.plan_burst(when + rng.random() * 2.0)
 
 
 def _happen(scene: Any, fault: Fault) -> None:

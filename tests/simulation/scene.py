@@ -55,8 +55,8 @@ class Scene:
 
     def build(self) -> None:
         world, rng = self.world, self.world.rng
-        self.network.latency = rng.choice((0.0005, 0.003, 0.02))
-        self.redis.latency = rng.choice((0.0005, 0.002, 0.02))
+        self.network.latency = rng.choice((0.001, 0.01, 0.08))
+        self.redis.latency = rng.choice((0.001, 0.01, 0.05))
         for domain, has_sm in REMOTES.items():
             remote = RemoteServer(self.network, Process(world, domain), domain, has_sm=has_sm)
             remote.checker, remote.connect = self.checker, self._open_public
@@ -143,15 +143,16 @@ class Scene:
 
     # Users.
 
-    def plan_traffic(self, stanza_count: int, seconds: float) -> None:
+    def plan_traffic(self, bursts: int, seconds: float) -> None:
+        for _ in range(bursts):
+            self.plan_burst(0.3 + self.world.rng.random() * seconds)
+
+    def plan_burst(self, when: float) -> None:
+        """Some stanzas one way, `when` seconds after the beginning."""
         rng = self.world.rng
-        ways = [(direction, index) for index in range(len(self.pairs)) for direction in "oi"]
-        left = stanza_count
-        while left > 0:
-            size = min(left, rng.choice((1, 1, 2, 3, 5, 8, 12)))
-            left -= size
-            self.traffic_left += 1
-            self.world.later(0.5 + rng.random() * seconds, self._burst, rng.choice(ways), size)
+        way = rng.choice("oi"), rng.randrange(len(self.pairs))
+        self.traffic_left += 1
+        self.world.later(max(when, 0.3), self._burst, way, rng.choice((1, 1, 2, 3, 5, 8, 12)))
 
     def _burst(self, way: tuple[str, int], size: int) -> None:
         self.traffic_left -= 1

@@ -10,11 +10,12 @@ from tests.simulation import faults
 from tests.simulation.scene import Scene, in_world
 from tests.simulation.world import START, World
 
-BUSY = 30.0
+BUSY = 20.0
 """Virtual seconds of traffic and faults."""
 PATIENCE = 90.0
 """Virtual seconds afterwards within which everything must have ended."""
-STANZAS = 100
+BURSTS = 12
+"""Beside those that go with faults; about four stanzas each."""
 
 
 @dataclass(slots=True)
@@ -66,7 +67,7 @@ def simulate(
     try:
         with in_world(scene):
             scene.build()
-            scene.plan_traffic(STANZAS, BUSY)
+            scene.plan_traffic(BURSTS, BUSY)
             faults.plan(scene, BUSY, fault_count)
             if prepare is not None:
                 prepare(scene)
