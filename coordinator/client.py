@@ -174,6 +174,10 @@ class ControlPlane:
         if self._inbox is not None:
             self._inbox.on_dealt = on_dealt
 
+    async def announce(self) -> None:
+        """Tell the other workers at once what the next heartbeat would: our state."""
+        await self._beat()
+
     @property
     def owned(self) -> Mapping[DomainPair, Route]:
         """The pairs that are ours, as far as we know."""

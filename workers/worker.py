@@ -28,6 +28,7 @@ from coordinator.routes import slot_of
 from workers.gateway.certificates import CertificateProblem
 from workers.gateway.component import ComponentAttachment, ComponentConnector
 from workers.gateway.discovery import Discovery
+from workers.gateway.drain import drain
 from workers.gateway.hostmeta import InvalidHostMeta
 from workers.gateway.identity import TrustProblem, TrustSources
 from workers.gateway.local_connector import LocalConnector
@@ -41,7 +42,6 @@ from workers.gateway.replay import Replay
 from workers.gateway.resolver import Resolver
 from workers.gateway.router import Router
 from workers.gateway.siblings import Siblings
-from workers.gateway.source import Source
 from workers.gateway.steering import Steering
 from workers.gateway.tls import LeafContexts, OwnCertificates, self_test
 from workers.gateway.tls_engine import TLSFailed
@@ -257,20 +257,8 @@ class Worker:
     async def _drain(self) -> None:
         """Stop accepting, let streams end in order, deliver what is held."""
         log.info("worker %s drains", self._id)
-        self.control.draining = True
-        self.local.stop()
-        self.public.stop()
-        deadline = asyncio.get_running_loop().time() + self._config.gateway.drain_timeout
-        # Streams that were being negotiated or handed to us meanwhile are closed in their turn.
-        while (sources := self._sources()) and (left := _left(deadline) - 1.0) > 0:
-            for source in sources:
-                source.close()
-            ends = [source.base_session.closed_future for source in sources]
-            await asyncio.wait(ends, timeout=left)
-        await self.router.drain(max(_left(deadline), 0.5))
-
-    def _sources(self) -> list[Source]:
-        return [*self.local.sources, *self.public.sources]
+        timeout = self._config.gateway.drain_timeout
+        await drain(self.control, self.local, self.public, self.router, timeout=timeout)
 
     async def _close(self) -> None:
         self.local.stop()
@@ -300,10 +288,6 @@ def _test_tls(config: Config, certificates: OwnCertificates) -> None:
             "is off and only dialback is left; install another OpenSSL or cryptography package",
             exc,
         )
-
-
-def _left(deadline: float) -> float:
-    return deadline - asyncio.get_running_loop().time()
 
 
 def _bind(text: str) -> socket.socket:
