@@ -31,7 +31,8 @@ class Recovery:
     def lost(self, stream: ManagedStream, now: float, *, may_resume: bool) -> list[Failed]:
         """The session is gone; returns the requests of unknown fate, to be bounced."""
         outbox = self._outbox
-        self._fruitless = 0 if outbox.acknowledged > self._progress else self._fruitless + 1
+        is_fruitful = outbox.acknowledged > self._progress or not outbox
+        self._fruitless = 0 if is_fruitful else self._fruitless + 1
         self._progress = outbox.acknowledged
         suspended = stream.suspended()
         if (

@@ -94,7 +94,7 @@ class RemoteSource(InboundSource):
         elif isinstance(event, ManagementEnabled):
             self._changed.set()
         elif isinstance(event, ResumptionRequested):
-            self._spawn(self._resume(event))
+            self._listener.resumptions.spawn(self._resume(event))
         elif isinstance(event, DialbackKeyReceived):
             self._on_key(event)
         elif isinstance(event, VerifyRequested):
@@ -207,15 +207,28 @@ class RemoteSource(InboundSource):
         ours = DomainPair(stream.target, stream.sender)
         found = await self._listener.resumptions.find(event.id, event.h, ours)
         if found.suspended is None:
+            log.info("%s → %s: there is nothing to resume", ours.remote, ours.local)
             stream.refuse_resumption(h=found.h)
         else:
             stream.accept_resumption(found.suspended, event.h)
             if stream.resumed:
                 (found.source or self)._go_on_with(self, found.suspended.id)
-            elif found.source is not None:
-                self._listener.resumptions.put_back(event.id, found.source)
-                self._listener.resumptions.keep(found.suspended)
+            else:
+                (found.source or self._heir())._stay_suspended(found.suspended)
         self.session.pump()
+
+    def _heir(self) -> "RemoteSource":
+        """A source for a session of another worker's that was lost again while it came to us."""
+        heir = RemoteSource(self._listener)
+        heir.attach(self.session)
+        heir.pairs = dict(self.pairs)
+        self._listener.sources.add(heir)
+        return heir
+
+    def _stay_suspended(self, suspended: Suspended) -> None:
+        self._suspended = suspended
+        self._listener.resumptions.put_back(suspended.id, self)
+        self._listener.resumptions.keep(suspended)
 
     def _go_on_with(self, successor: "RemoteSource", id: str) -> None:
         session = successor.session

@@ -2,7 +2,7 @@
 
 An id names the worker that issued it and is unguessable. On that worker the lost session goes on at
 once; another worker of the machine asks it (`siblings.py`), whereupon it settles what it had
-received, ends its half and hands over its count.
+received, ends its half and hands over its count. From then on it knows where the session went.
 """
 
 import asyncio
@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 # Lost sessions that a worker remembers, and bytes that wait to be sent back on them.
 MAX_SUSPENDED = 4096
 MAX_SUSPENDED_BYTES = 64 * 1024 * 1024
+# Sessions that went to other workers, remembered by the one that issued their ids.
+MAX_MOVED = 16384
+# How many workers are asked for one session, one after the other.
+MAX_QUESTIONS = 3
 # For what a lost session had received to be handled, or at least journaled, in seconds.
 SETTLE_TIMEOUT = 2.0
 # For another worker to answer: longer than it may take to settle.
@@ -48,6 +52,8 @@ class Resumptions:
     def __init__(self) -> None:
         self._sources: dict[str, RemoteSource] = {}
         self._lost: OrderedDict[str, asyncio.TimerHandle] = OrderedDict()
+        self._moved: OrderedDict[str, str] = OrderedDict()
+        self._worker_id = ""
         self._tag = barrier_tag("")
         self._control: ControlPlane | None = None
         self._siblings: Siblings | None = None
@@ -58,6 +64,7 @@ class Resumptions:
     def join(self, control: ControlPlane, siblings: Siblings) -> None:
         """Other workers of the machine can be asked from now on, and may ask."""
         self._control, self._siblings = control, siblings
+        self._worker_id = control.worker_id
         self._tag = barrier_tag(control.worker_id)
         others = siblings.on_message
 
@@ -94,6 +101,7 @@ class Resumptions:
     def put_back(self, id: str, source: "RemoteSource") -> None:
         """It goes on, or could not and is still lost: it may be resumed again."""
         self._sources[id] = source
+        self._moved.pop(id, None)
 
     def _let_go(self, id: str, reason: str) -> None:
         source = self._sources.get(id)
@@ -117,13 +125,18 @@ class Resumptions:
     # Somebody wants to resume.
 
     async def find(self, id: str, h: int, pair: DomainPair) -> Found:
-        """What a peer that has proved `pair` may go on with. Takes `SIBLING_TIMEOUT` at most."""
+        """What a peer that has proved `pair` may go on with. May take some `SIBLING_TIMEOUT`."""
         source = self._claim(id, pair)
         if source is not None:
             return await self._find_here(source)
-        owner = self._owner_of(id)
-        if owner is not None:
-            return await self._ask(owner, id, h, pair)
+        owner = self._moved.get(id) or self._issuer_of(id)
+        for _ in range(MAX_QUESTIONS):
+            if owner is None or owner == self._worker_id:
+                break
+            answer = await self._ask(owner, id, h, pair)
+            owner = answer.get("moved")
+            if owner is None:
+                return _found(id, h, pair, answer)
         return Found()
 
     async def _find_here(self, source: "RemoteSource") -> Found:
@@ -135,19 +148,19 @@ class Resumptions:
             return Found(h=suspended.received.h)
         return Found(suspended, source)
 
-    def _owner_of(self, id: str) -> str | None:
+    def _issuer_of(self, id: str) -> str | None:
         """The worker of this machine that issued an id, if it lives and is another one."""
         tag = id.partition(".")[0]
         if self._control is None or tag == self._tag:
             return None
-        gateway = gateway_of(self._control.worker_id)
+        gateway = gateway_of(self._worker_id)
         for worker in self._control.live_workers():
             if barrier_tag(worker) == tag and gateway_of(worker) == gateway:
                 return worker
         return None
 
-    async def _ask(self, owner: str, id: str, h: int, pair: DomainPair) -> Found:
-        assert self._siblings is not None and self._control is not None
+    async def _ask(self, owner: str, id: str, h: int, pair: DomainPair) -> dict[str, Any]:
+        assert self._siblings is not None
         number = self._next_question
         self._next_question += 1
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -156,16 +169,16 @@ class Resumptions:
             "resume": id,
             "h": h,
             "pair": list(pair),
-            "asker": self._control.worker_id,
+            "asker": self._worker_id,
             "number": number,
         }
         try:
             async with asyncio.timeout(SIBLING_TIMEOUT):
                 await self._siblings.send_message(owner, question)
-                return _found(id, h, pair, await answer)
+                return await answer
         except (SiblingUnavailable, TimeoutError) as exc:
             log.info("worker %s does not hand over a session: %s", owner, exc or "timeout")
-            return Found()
+            return {}
         finally:
             del self._answers[number]
 
@@ -180,7 +193,7 @@ class Resumptions:
                 "asker": str(asker),
                 "number": int(number),
             }:
-                self._spawn(self._answer(id, h, DomainPair(local, remote), asker, number))
+                self.spawn(self._answer(id, h, DomainPair(local, remote), asker, number))
             case {"resumed": int(number)}:
                 waiting = self._answers.get(number)
                 if waiting is not None and not waiting.done():
@@ -192,7 +205,10 @@ class Resumptions:
     async def _answer(self, id: str, h: int, pair: DomainPair, asker: str, number: int) -> None:
         answer: dict[str, Any] = {"resumed": number}
         source = self._claim(id, pair)
-        if source is not None:
+        if source is None:
+            if id in self._moved and self._moved[id] != asker:
+                answer["moved"] = self._moved[id]
+        else:
             found = await self._find_here(source)
             suspended = found.suspended
             if suspended is None:
@@ -202,16 +218,28 @@ class Resumptions:
                 answer["goes_on"] = _covers(suspended, h)
                 answer["bidirectional"] = suspended.bidirectional
                 source.succeeded_elsewhere(is_exact=answer["goes_on"])
+                self._note_moved(id, asker)
         assert self._siblings is not None
         try:
             await self._siblings.send_message(asker, answer)
         except SiblingUnavailable as exc:
             log.info("a session was to be handed over, but %s", exc)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _note_moved(self, id: str, worker: str) -> None:
+        self._moved[id] = worker
+        if len(self._moved) > MAX_MOVED:
+            self._moved.popitem(last=False)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what must be finished though the session that asked for it may end meanwhile."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_task_ended)
+
+    def _on_task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            log.error("a resumption failed inside", exc_info=exc)
 
 
 def _covers(suspended: Suspended, h: int) -> bool:

@@ -1,0 +1,132 @@
+"""The connection between two gateways is cut in mid-conversation, again and again: it is exact."""
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from loadtest.stage.addresses import WEBSOCKET_PORT
+from loadtest.stage.proxy import Proxy
+from loadtest.stage.stage import CAPULET, MONTAGUE, Stage
+from loadtest.stage.users import User
+from tests.integration.conversation import talk
+
+CUTS = 20
+# Messages and requests per second and direction: many are under way whenever a cut comes.
+PACE = 400
+REQUEST = "<query xmlns='jabber:iq:version'/>"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def cuttable() -> AsyncIterator[Stage]:
+    """Two gateways of two workers, each told a way to the other that leads through a proxy."""
+    async with Stage(escalus=False, log_level="info") as stage:
+        for gateway, other in (stage.gateways, stage.gateways[::-1]):
+            host = f"proxy.{other.domains[0]}"
+            gateway.configure(f'remote."{other.domains[0]}"', url=f"wss://{host}/xmpp-s2s")
+        await stage.attach_gateways()
+        yield stage
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def proxies(cuttable: Stage) -> AsyncIterator[list[Proxy]]:
+    stage = cuttable
+    made = []
+    for number, gateway in enumerate(stage.gateways):
+        proxy = Proxy(stage.actor_address(140 + number), gateway.address, WEBSOCKET_PORT)
+        await proxy.start()
+        stage.dns.set(f"proxy.{gateway.domains[0]}", "A", proxy.address)
+        made.append(proxy)
+    yield made
+    for proxy in made:
+        await proxy.stop()
+
+
+class Talk:
+    """One user says numbered things and asks numbered questions of another, until told to stop."""
+
+    def __init__(self, name: str, speaker: User, listener: User) -> None:
+        self.name = name
+        self.speaker = speaker
+        self.listener = listener
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self._over = False
+
+    async def run(self) -> None:
+        for number in itertools.count():
+            if self._over:
+                return
+            if number % 10 == 9:
+                id = f"{self.name}-q{number}"
+                self.speaker.request(self.listener.jid, REQUEST, id=id)
+                self.asked.append(id)
+            else:
+                id = f"{self.name}-m{number}"
+                self.speaker.send(self.listener.jid, "so", id=id)
+                self.said.append(id)
+            if number % 20 == 0:
+                await asyncio.sleep(20 / PACE)
+
+    def stop(self) -> None:
+        self._over = True
+
+    async def check(self) -> None:
+        """Everything came once and in order; every question came once and was answered once."""
+        await self.listener.inbox.take(lambda s: s.id == self.said[-1], within=30)
+        for id in self.asked:
+            answer = await self.speaker.response(id, within=30)
+            assert answer.condition != "remote-server-timeout", f"{id} was bounced"
+        seen = self.listener.inbox.peek(lambda s: s.id.startswith(f"{self.name}-"))
+        heard = [s.id for s in seen if s.name == "message"]
+        assert heard == self.said[:-1]
+        assert not [s.id for s in seen if s.is_delayed]
+        questions = Counter(s.id for s in seen if s.name == "iq" and s.type == "get")
+        assert questions == Counter(self.asked)
+        assert not self.speaker.inbox.peek(lambda s: s.type == "error" and s.id in self.said)
+
+
+async def wait_connected(proxies: list[Proxy]) -> None:
+    async with asyncio.timeout(15):
+        while not any(proxy.pipes for proxy in proxies):
+            await asyncio.sleep(0.02)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def couple(cuttable: Stage, proxies: list[Proxy]) -> AsyncIterator[tuple[User, User]]:
+    juliet = await cuttable.login(f"juliet@{CAPULET}/balcony")
+    romeo = await cuttable.login(f"romeo@{MONTAGUE}/orchard")
+    await talk(juliet, romeo, within=30)
+    yield juliet, romeo
+    await juliet.logout()
+    await romeo.logout()
+
+
+async def test_cuts_in_mid_load_lose_double_and_bounce_nothing(
+    cuttable: Stage, proxies: list[Proxy], couple: tuple[User, User]
+) -> None:
+    juliet, romeo = couple
+    before = [await gateway.ledger() for gateway in cuttable.gateways]
+    talks = [Talk("j", juliet, romeo), Talk("r", romeo, juliet)]
+    running = [asyncio.create_task(each.run()) for each in talks]
+    cut = 0
+    for _ in range(CUTS):
+        await asyncio.sleep(0.25)
+        await wait_connected(proxies)
+        for proxy in proxies:
+            cut += len(proxy.pipes)
+            proxy.cut(proxy.pipes)
+    for each in talks:
+        each.stop()
+    await asyncio.gather(*running)
+    for each in talks:
+        await each.check()
+    assert cut >= CUTS
+    for gateway, old in zip(cuttable.gateways, before, strict=True):
+        ledger = await gateway.wait_settled()
+        for side in ("outbound", "inbound"):
+            for outcome in ("replayed", "bounced", "returned"):
+                assert ledger[side][outcome] == old[side][outcome], (gateway.name, side, outcome)
