@@ -30,6 +30,7 @@ from coordinator.config import Config, Limits
 from coordinator.routes import DomainPair
 from workers.gateway.certificates import parse_pair
 from workers.gateway.channel import Channel
+from workers.gateway.flow import JournalPort
 from workers.gateway.local_source import LocalSource
 from workers.gateway.negotiation import NoOwner
 from workers.gateway.remote_source import RemoteSource
@@ -117,9 +118,21 @@ class Wire(asyncio.Transport):
 
 
 class Rig:
-    """One worker's parts for one domain pair, in one direction, until the stream is up."""
+    """One worker's parts for one domain pair, in one direction, until the stream is up.
 
-    def __init__(self, folder: Path, *, tls: bool) -> None:
+    Not `resendable`: the previous hop has no stream management, so a journal is written, if there
+    is one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tls: bool,
+        resendable: bool = True,
+        journal: JournalPort | None = None,
+    ) -> None:
+        self.resendable = resendable
         self.account = Account.create(folder / "bench.account")
         leaf = Authority(folder).issue(TARGET)
         pair = parse_pair(leaf.certificate_pem, leaf.key_pem)
@@ -127,11 +140,13 @@ class Rig:
         self._client = client_context(pair) if tls else None
         self.next_session: Session
         connector = cast(Any, SimpleNamespace(connect=self._connect))
-        self.router = Router(Config(), self.account, connector, connector)
+        self.router = Router(Config(), self.account, connector, connector, journal)
         self.source_wire: Wire
         self.hop_wire: Wire
 
-    async def _connect(self, local: str, remote: str, owner: SessionOwner) -> Session:
+    async def _connect(
+        self, local: str, remote: str, owner: SessionOwner, **_options: Any
+    ) -> Session:
         self.next_session.owner = owner
         return self.next_session
 
@@ -141,7 +156,7 @@ class Rig:
         self.source_wire = await self._tcp(session, server=True)
         source = LocalSource(cast(Any, SimpleNamespace(router=self.router)), _PAIR)
         source.attach(cast(TcpSession, session))
-        await _authenticate(self.source_wire, StreamFraming(), bytes)
+        await _authenticate(self.source_wire, StreamFraming(), bytes, enable=self.resendable)
         session.owner = source
         hop = WebSocketSession(_initiating(MessageParser, WebSocketFraming()), NoOwner())
         self.hop_wire = await self._websocket_out(hop)
@@ -155,7 +170,7 @@ class Rig:
         source = RemoteSource(cast(Any, SimpleNamespace(router=self.router)))
         source.attach(cast(WebSocketSession, session))
         source.pairs[DomainPair(TARGET, SENDER)] = "external"
-        await _authenticate(self.source_wire, WebSocketFraming(), masked)
+        await _authenticate(self.source_wire, WebSocketFraming(), masked, enable=self.resendable)
         session.owner = source
         hop = TcpSession(_initiating(StreamParser, StreamFraming()), NoOwner(), is_server=False)
         self.hop_wire = await self._tcp(hop, server=False)
@@ -258,13 +273,15 @@ def _unmasked(message: bytes) -> bytes:
     return Frame(Opcode.TEXT, message).serialize(mask=False)
 
 
-async def _authenticate(wire: Wire, framing: Any, pack: Callable[[bytes], bytes]) -> None:
+async def _authenticate(
+    wire: Wire, framing: Any, pack: Callable[[bytes], bytes], *, enable: bool
+) -> None:
     """What a peer says to us before its first stanza."""
     auth = elements.auth(sasl.MECHANISM, sasl.initial_response(SENDER))
     header = framing.header(SENDER, TARGET, response=False)
-    for message in (header, auth, header, elements.SM_ENABLE):
+    for message in (header, auth, header, *([elements.SM_ENABLE] if enable else ())):
         told = await wire.say(pack(message))
-    if elements.SM_ENABLED not in told:
+    if (elements.SM_ENABLED in told) != enable:
         raise AssertionError(told)
 
 
@@ -303,7 +320,7 @@ def _reads(rig: Rig, batches: list[list[bytes]], *, inbound: bool, sent: int) ->
         ask = unasked >= ACKNOWLEDGED
         if ask:
             unasked = 0
-            data += pack(elements.SM_REQUEST)
+            data += pack(elements.SM_REQUEST) if rig.resendable else b""
         reads.append((rig.source_wire, rig.source_wire.sealed(data)))
         if ask:
             acknowledgement = answer(elements.sm_answer(sent))
@@ -313,40 +330,48 @@ def _reads(rig: Rig, batches: list[list[bytes]], *, inbound: bool, sent: int) ->
     return reads
 
 
+async def run_repeat(
+    rig: Rig, batch: list[bytes], *, inbound: bool, rounds: int, sent: int
+) -> float:
+    """CPU microseconds per stanza for `rounds` batches; `sent` have gone through before."""
+    reads = _reads(rig, [batch] * rounds, inbound=inbound, sent=sent)
+    before = time.process_time_ns()
+    for wire, data in reads:
+        wire.channel.data_received(data)
+        await asyncio.sleep(0)
+    spent = (time.process_time_ns() - before) / 1000 / (rounds * len(batch))
+    out = await rig.hop_wire.take()
+    await rig.source_wire.take()
+    counters = rig.account.inbound if inbound else rig.account.outbound
+    sent += rounds * len(batch)
+    # Masked bytes cannot be searched: their number tells.
+    if len(out) < rounds * sum(map(len, batch)) or counters[ACKNOWLEDGED_COUNT] != sent:
+        raise AssertionError(f"{counters[ACKNOWLEDGED_COUNT]} of {sent} went through")
+    return spent
+
+
+def from_local_server(batch: list[bytes]) -> list[bytes]:
+    """The stanzas as they are inside a stream of the local server."""
+    return [data.replace(b" xmlns='jabber:server'", b"") for data in batch]
+
+
 async def _samples(
     batch: list[bytes], *, inbound: bool, tls: bool, count: int, repeats: int
 ) -> list[float]:
-    rounds = max(1, count // len(batch))
     samples = []
     with TemporaryDirectory() as folder:
         rig = Rig(Path(folder), tls=tls)
         await (rig.open_inbound() if inbound else rig.open_outbound())
         if not inbound:
-            batch = [data.replace(b" xmlns='jabber:server'", b"") for data in batch]
-        counters = rig.account.inbound if inbound else rig.account.outbound
+            batch = from_local_server(batch)
         sent = 0
         for repeat in range(repeats + 1):  # the first one warms up
-            batches = [batch] * (rounds if repeat else 1)
-            reads = _reads(rig, batches, inbound=inbound, sent=sent)
-            sent += len(batches) * len(batch)
-            before = time.process_time_ns()
-            for wire, data in reads:
-                wire.channel.data_received(data)
-                await asyncio.sleep(0)
-            spent = (time.process_time_ns() - before) / 1000 / (rounds * len(batch))
-            if repeat:
-                samples.append(spent)
-            out = await rig.hop_wire.take()
-            await rig.source_wire.take()
-            # Masked bytes cannot be searched: their number tells.
-            if (
-                len(out) < len(batches) * sum(map(len, batch))
-                or counters[ACKNOWLEDGED_COUNT] != sent
-            ):
-                raise AssertionError(f"{counters[ACKNOWLEDGED_COUNT]} of {sent} went through")
+            rounds = max(1, count // len(batch)) if repeat else 1
+            samples.append(await run_repeat(rig, batch, inbound=inbound, rounds=rounds, sent=sent))
+            sent += rounds * len(batch)
         rig.close()
         await asyncio.sleep(0)
-    return samples
+    return samples[1:]
 
 
 def measure_path(
