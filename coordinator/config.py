@@ -197,6 +197,9 @@ class Limits:
     elements: int = option(10000, "most XML elements in a stanza", least=32)
     queue_bytes: int = option(8388608, "bytes that may wait for one domain pair", least=65536)
     connect_timeout: float = option(10.0, "seconds to open and authenticate a session", least=0.1)
+    connects: int = option(
+        64, "outbound sessions of a worker that are being opened at the same moment", least=1
+    )
     idle_timeout: float = option(300.0, "seconds an unused outbound session is kept", least=1)
     ping_interval: float = option(25.0, "seconds between WebSocket pings", least=1)
     unauthenticated: int = option(

@@ -5,6 +5,7 @@ makes the next server cut each connection must not be sent again and again for e
 """
 
 FIRST_RETRY = 0.25
+SHORTEST_RETRY = 0.01
 LAST_RETRY = 5.0
 
 
@@ -37,7 +38,10 @@ class Patience:
         return self._since is None or now - self._since > self._timeout
 
     def next_delay(self, share: float) -> float:
-        """How long to wait before the next attempt; `share` in 0..1 spreads many hops."""
-        delay = self._delay * (1.0 + share) / 2.0
+        """How long to wait before the next attempt; `share` in 0..1 spreads many hops.
+
+        Over the whole delay (full jitter): who failed at the same moment must not come back so.
+        """
+        delay = max(self._delay * share, SHORTEST_RETRY)
         self._delay = min(self._delay * 2, LAST_RETRY)
         return delay

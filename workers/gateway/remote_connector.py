@@ -12,6 +12,7 @@ from coordinator.domains import InvalidDomain, normalise_domain
 from workers.gateway.channel import Channel
 from workers.gateway.discovery import Discovered, Discovery, NoUsableAddress
 from workers.gateway.failure import HopFailed
+from workers.gateway.herd import Herd
 from workers.gateway.hostmeta import InvalidHostMeta, Target, parse_url
 from workers.gateway.identity import CertificateRejected, TrustProblem, TrustSources, verify_peer
 from workers.gateway.negotiation import Negotiation, SeeOtherUri
@@ -49,6 +50,7 @@ class RemoteConnector:
         self._certificates = certificates
         self._authorities = authorities
         self._secret = dialback_secret
+        self.herd = Herd(config.limits.connects)
 
     async def connect(
         self,
@@ -59,12 +61,14 @@ class RemoteConnector:
         verify_only: bool = False,
         for_stranger: bool = False,
         resume: Suspended | None = None,
+        queued: bool = False,
     ) -> WebSocketSession:
         """Open a session from `local` to `remote` (XEP-0487 §3.2). Raises `HopFailed`.
 
         With `verify_only` the stream is not authenticated: it may only carry `send_verify`.
         `resume`: the lost stream to go on with, if the remote agrees (`stream.resumed`).
-        `for_stranger`: a peer that has proved nothing named the domain.
+        `for_stranger`: a peer that has proved nothing named the domain. `queued`: stanzas wait for
+        the session, so it goes before others when many connect.
         """
         found = await self._discovery.find(remote, for_stranger=for_stranger)
         if found.blocked:
@@ -77,7 +81,8 @@ class RemoteConnector:
         )
         for target in found.targets:
             try:
-                session = await self._try_target(found, target, local, owner, new_session)
+                async with self.herd.turn(urgent=queued):
+                    session = await self._try_target(found, target, local, owner, new_session)
             except HopFailed as exc:
                 reasons.append(f"{target.url}: {exc.reason}")
                 continue

@@ -58,7 +58,8 @@ class OwnWay:
         if resume is None:
             self.end()
         local, remote = self._pair
-        return await self._connector.connect(local, remote, self, resume=resume)
+        queued = bool(hop.outbox)
+        return await self._connector.connect(local, remote, self, resume=resume, queued=queued)
 
     async def _is_settled(self, resume: Suspended) -> bool:
         if self._source is not None and not await self._source.settled(PENDING_TIMEOUT):

@@ -1,4 +1,4 @@
-from workers.gateway.patience import FIRST_RETRY, LAST_RETRY, Patience
+from workers.gateway.patience import FIRST_RETRY, LAST_RETRY, SHORTEST_RETRY, Patience
 
 
 def test_without_patience_the_first_failure_is_final() -> None:
@@ -18,8 +18,9 @@ def test_delays_double_up_to_a_limit() -> None:
     assert delays[-1] == LAST_RETRY
 
 
-def test_a_delay_is_at_least_half_of_what_it_could_be() -> None:
-    assert Patience(20.0, since=0.0).next_delay(0.0) == FIRST_RETRY / 2
+def test_many_that_failed_together_come_back_over_the_whole_delay() -> None:
+    assert Patience(20.0, since=0.0).next_delay(0.0) == SHORTEST_RETRY
+    assert Patience(20.0, since=0.0).next_delay(0.5) == FIRST_RETRY / 2
 
 
 def test_progress_starts_both_afresh() -> None:
