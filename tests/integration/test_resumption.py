@@ -1,18 +1,17 @@
-"""The connection between two gateways is cut in mid-conversation, again and again: it is exact."""
+"""Two gateways share one session for both directions; its connection is cut again and again."""
 
 import asyncio
 import itertools
 from collections import Counter
 from collections.abc import AsyncIterator
 
-import pytest
 import pytest_asyncio
 
 from loadtest.stage.addresses import WEBSOCKET_PORT
+from loadtest.stage.processes import eventually
 from loadtest.stage.proxy import Proxy
 from loadtest.stage.stage import CAPULET, MONTAGUE, Stage
 from loadtest.stage.users import User
-from tests.integration.conversation import talk
 
 CUTS = 20
 # Messages and requests per second and direction: many are under way whenever a cut comes.
@@ -90,19 +89,37 @@ class Talk:
 
 
 async def wait_connected(proxies: list[Proxy]) -> None:
-    async with asyncio.timeout(15):
-        while not any(proxy.pipes for proxy in proxies):
-            await asyncio.sleep(0.02)
+    await eventually(
+        lambda: any(proxy.pipes for proxy in proxies), within=15, what="a connection is there"
+    )
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def couple(cuttable: Stage, proxies: list[Proxy]) -> AsyncIterator[tuple[User, User]]:
     juliet = await cuttable.login(f"juliet@{CAPULET}/balcony")
     romeo = await cuttable.login(f"romeo@{MONTAGUE}/orchard")
-    await talk(juliet, romeo, within=30)
     yield juliet, romeo
     await juliet.logout()
     await romeo.logout()
+
+
+async def test_an_answer_comes_back_on_the_session_of_the_question(
+    cuttable: Stage, proxies: list[Proxy], couple: tuple[User, User]
+) -> None:
+    juliet, romeo = couple
+    juliet.send(romeo.jid, "art thou not Romeo?")
+    await romeo.message("art thou not Romeo?", within=30)
+    for word in ("neither,", "fair saint"):
+        romeo.send(juliet.jid, word)
+        await juliet.message(word, within=30)
+    to_capulet, to_montague = proxies
+    assert len(to_montague.pipes) == 1 and not to_capulet.pipes
+    (inbound,) = await cuttable.montague_gateway.wait_session(CAPULET, "inbound")
+    (outbound,) = await cuttable.montague_gateway.wait_session(CAPULET, "outbound")
+    assert inbound["peer"] == outbound["peer"] and inbound["worker"] == outbound["worker"]
+    assert inbound["bidirectional"] and outbound["bidirectional"]
+    for gateway in cuttable.gateways:
+        await gateway.wait_settled()
 
 
 async def test_cuts_in_mid_load_lose_double_and_bounce_nothing(

@@ -203,6 +203,7 @@ class Hop:
             "authenticated_by": getattr(
                 self.session and self.session.stream, "authenticated_by", ""
             ),
+            "bidirectional": self.session is not None and self.session.stream.bidirectional,
             **(self.session.describe() if self.session else self._describe_absence()),
         }
 
