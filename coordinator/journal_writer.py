@@ -107,8 +107,7 @@ class JournalWriter:
     def complete(self, record: Record) -> None:
         """All stanzas of the record are settled. May be repeated."""
         self._journal.complete(record)
-        if self._watch is None:
-            self._watch = asyncio.get_running_loop().call_later(FLUSH_DELAY, self._on_watch)
+        self._keep_watch()
 
     # The connection.
 
@@ -200,8 +199,7 @@ class JournalWriter:
             self._is_awaited = False
             self._late_looks = 0
             self._link.send(append)
-            if self._watch is None:
-                self._watch = asyncio.get_running_loop().call_later(FLUSH_DELAY, self._on_watch)
+            self._keep_watch()
 
     def _on_watch(self) -> None:
         """Every `FLUSH_DELAY` while there is something to watch: lateness, and completions."""
@@ -215,6 +213,10 @@ class JournalWriter:
             self.link_lost()
         elif self._journal.is_in_flight or self._journal.has_work:
             self._turn_now()
+            self._keep_watch()
+
+    def _keep_watch(self) -> None:
+        if self._watch is None:
             self._watch = asyncio.get_running_loop().call_later(FLUSH_DELAY, self._on_watch)
 
     def _turn_now(self) -> None:

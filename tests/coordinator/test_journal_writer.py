@@ -121,6 +121,27 @@ async def test_much_data_does_not_wait_for_the_interval(
     assert await stored(store) == [[b"first"], [b"small", b"large"]]
 
 
+async def test_a_busy_journal_is_watched_once(
+    store: Store, writer: JournalWriter, told: Told, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(journal_writer, "FLUSH_DELAY", 0.005)
+    looks, on_watch = [], writer._on_watch
+
+    def counted() -> None:
+        looks.append(None)
+        on_watch()
+
+    monkeypatch.setattr(writer, "_on_watch", counted)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + 0.2
+    while loop.time() < end:
+        record = told.record(b"1")
+        writer.add(record)
+        await asyncio.sleep(0.001)
+        writer.complete(record)
+    assert len(looks) <= 41
+
+
 async def test_a_note_does_not_wait_for_others(
     store: Store, writer: JournalWriter, told: Told, monkeypatch: pytest.MonkeyPatch
 ):
