@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 
-from coordinator.journal import Dealt, Record
+from coordinator.journal import Dealt, Kind, Record
 from coordinator.journal_store import StoredEntry
 from coordinator.journal_writer import JournalWriter
 from coordinator.routes import DomainPair
@@ -21,7 +21,7 @@ SWEEP_TIMEOUT = 5.0
 POLL_INTERVAL = 0.03
 KEPT_TIMEOUT = 1.0
 
-OnDealt = Callable[[str, DomainPair, bytes], None]
+OnDealt = Callable[[Kind, DomainPair, bytes], None]
 """`on_dealt(kind, pair, data)`: one record; it is journaled anew before this returns."""
 
 
