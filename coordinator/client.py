@@ -10,7 +10,6 @@ import logging
 import os
 import socket
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +21,8 @@ from coordinator.config import Config
 from coordinator.control import ControlProtocolError
 from coordinator.inbox import Inbox, OnDealt
 from coordinator.journal_writer import JournalWriter
+from coordinator.leaves import ControlPlaneUnavailable as ControlPlaneUnavailable
+from coordinator.leaves import Leaves
 from coordinator.ownership import Ownership
 from coordinator.routes import (
     DRAINING,
@@ -42,25 +43,21 @@ HEARTBEAT_TTL = 5.0
 MAX_PAUSE = 2.5  # seconds between two heartbeats after which others may have doubted us
 RECONNECT_INTERVAL = 1.0
 LEAF_TIMEOUT = 5.0
-MAX_LEAVES = 4096  # strangers can name domains without end
-LEAF_RENEWAL = 3600.0  # seconds before its end from which on a leaf is asked for again
 MAX_BUFFERED_REPORT_BYTES = 4 * 1024 * 1024
 _CANCEL_INTERVAL = 0.1
 
 Rows = list[dict[str, Any]]
 
 
-class ControlPlaneUnavailable(Exception):
-    """The coordinator is away or refuses, and nothing usable is cached."""
-
-
 class ControlPlane:
     """A worker's side of the control plane. Set the callbacks before `start`.
 
     `on_command(verb)`: "drain", "stop" or "reload". `on_request(verb, argument)` answers what
-    `control.Request` asks, one record per session. `on_route_lost(pair, route)`: Redis came back
-    and another worker owns the pair, as `route` says; our session for it should drain.
-    `degraded` holds "redis" and "coordinator" while they are away.
+    `control.Request` asks, one record per session. `on_route_lost(pair, route)`: another worker
+    owns the pair now, as `route` says; our session for it should drain. `on_wait(pair, owner)`: a
+    stream waits for a draining owner. `is_used(pair)`: a pair of ours must stay ours; once it is
+    set, pairs that nobody uses are given back. `degraded` holds "redis" and "coordinator" while
+    they are away. `journal` exists from `start` on.
     """
 
     def __init__(self, config: Config, worker_id: str) -> None:
@@ -85,8 +82,7 @@ class ControlPlane:
         self._journal_options = config.journal
         self._inbox: Inbox | None = None
         self._beaten_at = 0.0
-        self._leaves: OrderedDict[str, Leaf] = OrderedDict()
-        self._leaf_requests: dict[str, asyncio.Task[Leaf]] = {}
+        self._leaves = Leaves(self._request_leaf)
         self._answers: dict[int, asyncio.Future[Leaf]] = {}
         self._next_request = 1
         self._writer: asyncio.StreamWriter | None = None
@@ -123,7 +119,7 @@ class ControlPlane:
 
     async def close(self) -> None:
         """Leave the live workers and close all connections."""
-        await _end([*self._tasks, *self._requests, *self._leaf_requests.values()])
+        await _end([*self._tasks, *self._requests, *self._leaves.requests.values()])
         if self._inbox is not None:
             await self.journal.close()
         try:
@@ -138,21 +134,7 @@ class ControlPlane:
         `purpose`: "route", or "session" (the domain has authenticated here).
         Raises `ControlPlaneUnavailable`.
         """
-        leaf = self._leaves.get(domain)
-        left = leaf.not_after - time.time() if leaf else 0.0
-        if leaf and left > LEAF_RENEWAL:
-            return leaf
-        task = self._leaf_requests.get(domain)
-        if task is None:
-            task = asyncio.create_task(self._request_leaf(domain, purpose))
-            self._leaf_requests[domain] = task
-            task.add_done_callback(lambda done: self._on_leaf_answer(domain, done))
-        try:
-            return await asyncio.shield(task)
-        except ControlPlaneUnavailable:
-            if leaf and left > 60.0:
-                return leaf
-            raise
+        return await self._leaves.get(domain, purpose)
 
     @property
     def draining(self) -> bool:
@@ -319,23 +301,13 @@ class ControlPlane:
         self._writer.write(control.encode(control.LeafRequest(request, domain, purpose)))
         try:
             async with asyncio.timeout(LEAF_TIMEOUT):
-                leaf = await answer
+                return await answer
         except TimeoutError:
             raise ControlPlaneUnavailable(
                 f"no certificate for {domain}: the coordinator did not answer in {LEAF_TIMEOUT:g} s"
             ) from None
         finally:
             self._answers.pop(request, None)
-        self._leaves[domain] = leaf
-        self._leaves.move_to_end(domain)
-        if len(self._leaves) > MAX_LEAVES:
-            self._leaves.popitem(last=False)
-        return leaf
-
-    def _on_leaf_answer(self, domain: str, done: asyncio.Task[Leaf]) -> None:
-        self._leaf_requests.pop(domain, None)
-        if not done.cancelled():
-            done.exception()  # seen by those who wait; nobody may be left to
 
     # Redis.
 

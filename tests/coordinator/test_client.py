@@ -151,7 +151,7 @@ async def test_without_the_coordinator_cached_leaves_serve_until_their_end(
         leaf = await plane.leaf("b.example")
         soon = Leaf(leaf.certificate_pem, leaf.key_pem, time.time() + 600)
         over = Leaf(leaf.certificate_pem, leaf.key_pem, time.time() + 10)
-        plane._leaves |= {"soon.example": soon, "over.example": over}
+        plane._leaves.kept |= {"soon.example": soon, "over.example": over}
         await reception.close()
         await until(lambda: "coordinator" in plane.degraded)
         assert await plane.leaf("b.example") == leaf
