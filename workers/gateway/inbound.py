@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from coordinator.routes import DomainPair
+from workers.gateway.bell import Bell
 from workers.gateway.source import Source
 from workers.xmpp.events import StanzaRefused, StanzasReceived
 from workers.xmpp.stanza import Stanza
@@ -22,7 +23,7 @@ class InboundSource(Source):
     def __init__(self, router: "Router") -> None:
         super().__init__(router, "in")
         self._hops: dict[DomainPair, Hop] = {}
-        self._progress = asyncio.Event()
+        self._progress = Bell()
 
     def take(self, event: StanzasReceived, pair: DomainPair | None) -> None:
         """Pass stanzas on; `pair` if they can only be of that one."""
@@ -47,7 +48,6 @@ class InboundSource(Source):
         try:
             async with asyncio.timeout(timeout):
                 while self.origin.unreported:
-                    self._progress.clear()
                     await self._progress.wait()
         except TimeoutError:
             return False
@@ -73,7 +73,7 @@ class InboundSource(Source):
 
     def _on_handled(self, count: int) -> None:
         super()._on_handled(count)
-        self._progress.set()
+        self._progress.ring()
 
     def _forward(self, pair: DomainPair, stanzas: list[Stanza]) -> None:
         if self.origin.resendable and not self.router.requests.is_suspicious(pair):

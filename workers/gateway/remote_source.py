@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.routes import DomainPair
 from workers.gateway.addresses import network_of
+from workers.gateway.bell import Bell
 from workers.gateway.hop import Hop
 from workers.gateway.identity import CertificateRejected, TrustProblem, verify_chain
 from workers.gateway.inbound import InboundSource
@@ -60,7 +61,7 @@ class RemoteSource(InboundSource):
         self._listener = listener
         self._suspended: Suspended | None = None
         self._is_over = False
-        self._changed = asyncio.Event()
+        self._changed = Bell()
         """The session was resumed or is over, or acknowledgements were agreed on."""
 
     def attach(self, session: WebSocketSession) -> None:
@@ -92,7 +93,7 @@ class RemoteSource(InboundSource):
             if session.stream.bidirectional:
                 self._spawn(self._offer_way_back())
         elif isinstance(event, ManagementEnabled):
-            self._changed.set()
+            self._changed.ring()
         elif isinstance(event, ResumptionRequested):
             self._listener.resumptions.spawn(self._resume(event))
         elif isinstance(event, DialbackKeyReceived):
@@ -144,6 +145,11 @@ class RemoteSource(InboundSource):
         return self._listener.resumptions.new_id(self)
 
     @property
+    def is_lost(self) -> bool:
+        """The connection is gone, and another session may go on with it."""
+        return self._suspended is not None
+
+    @property
     def held_bytes(self) -> int:
         """What waits to be sent on this session."""
         if self.way_back is None:
@@ -161,12 +167,14 @@ class RemoteSource(InboundSource):
     def suspend(self, reason: str) -> Suspended | None:
         """What another session may go on with; if this one still seems to live it ends here."""
         if self._suspended is None and not self._closing:
-            self._suspended = self._stream.suspended()
+            session = self.session
+            self._suspended = self._stream.give_way()
             if self._suspended is not None:
-                # XEP-0198 §5: the older connection of the two is cut.
-                self._stream.fail(StreamCondition.CONFLICT, reason)
-                self.session.pump()
-                self.session.abort(reason)
+                session.pump()
+                session.abort(reason)
+                self.origin.keep_all()
+                if self.way_back is not None:
+                    self.way_back.on_closed(session, reason)
         return self._suspended
 
     def let_go(self, reason: str) -> None:
@@ -179,7 +187,7 @@ class RemoteSource(InboundSource):
         elif kept := self._stream.resumption_id:
             self._listener.resumptions.forget(kept)
         self.end()
-        self._changed.set()
+        self._changed.ring()
         stream = self.session.stream
         log.info("session from %s to %s ended: %s", stream.sender or "?", stream.target, reason)
         self._listener.source_ended(self, reason)
@@ -195,7 +203,6 @@ class RemoteSource(InboundSource):
         try:
             async with asyncio.timeout(patience):
                 while self._suspended is not None and not self._is_over:
-                    self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
             return None
@@ -242,14 +249,14 @@ class RemoteSource(InboundSource):
         if self.way_back is None:
             # Whatever was sent on the lost session has another way by now.
             session.stream.sent.total = session.stream.sent.acknowledged
-        self._changed.set()
+        self._changed.ring()
         log.info("session from %s to %s is resumed", session.stream.sender, session.stream.target)
 
     def retire(self) -> None:
         """Our session belongs to the source whose session it resumes."""
         self._is_over = True
         self.origin.lose()
-        self._changed.set()
+        self._changed.ring()
         self._listener.sources.discard(self)
 
     # The way back.
@@ -265,7 +272,6 @@ class RemoteSource(InboundSource):
             try:
                 async with asyncio.timeout(ENABLE_TIMEOUT):
                     while not stream.received.enabled and not self._is_over:
-                        self._changed.clear()
                         await self._changed.wait()
             except TimeoutError:
                 pass

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Lost sessions that a worker remembers, and bytes that wait to be sent back on them.
-MAX_SUSPENDED = 4096
+MAX_SUSPENDED = 2048
 MAX_SUSPENDED_BYTES = 64 * 1024 * 1024
 # Sessions that went to other workers, remembered by the one that issued their ids.
 MAX_MOVED = 16384

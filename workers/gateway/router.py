@@ -52,6 +52,8 @@ class Router:
         self._local_connector = local_connector
         self._remote: dict[DomainPair, Hop] = {}
         self._local: dict[DomainPair, Hop] = {}
+        self._ways: dict[DomainPair, AcceptedWay] = {}
+        """Of the remote hops that send on sessions opened to us."""
         self.verifier = Verifier(remote_connector, local_connector)
 
     # Hops.
@@ -69,9 +71,10 @@ class Router:
         The hop is told to the session as its `way_back`.
         """
         if pair in self._remote:
-            return None
+            way = self._ways.get(pair)
+            return self._remote[pair] if way is not None and way.replace(accepted) else None
         own = OwnWay(self, self._remote_connector, pair)
-        way = AcceptedWay(accepted, own)
+        way = self._ways[pair] = AcceptedWay(accepted, own)
         hop = self._new_remote(pair, way, closes_when_idle=lambda: not way.is_accepted)
         accepted.way_back = hop
         return hop
@@ -186,6 +189,8 @@ class Router:
 
     def _on_remote_ended(self, way: Way, hop: Hop) -> None:
         way.end()
+        if self._ways.get(hop.pair) is way:
+            del self._ways[hop.pair]
         if self._remote.get(hop.pair) is hop:
             del self._remote[hop.pair]
             if hop.failure is not None:

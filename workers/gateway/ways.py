@@ -7,7 +7,7 @@ the source is made when something comes back; on one that was opened to us it is
 """
 
 import logging
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from coordinator.routes import DomainPair
 from workers.gateway.inbound import ReturnSource
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 # What came on a lost session must be handled before another one may go on with it, in seconds.
 PENDING_TIMEOUT = 2.0
 # How long the way back waits for the remote to resume the session it opened, before we open one.
-RESUMPTION_PATIENCE = 10.0
+RESUMPTION_PATIENCE = 3.0
 
 
 class Way(Protocol):
@@ -127,6 +127,16 @@ class Accepted(Protocol):
 
     way_back: "Hop | None"
 
+    @property
+    def is_lost(self) -> bool:
+        """Its connection is gone, and another session may go on with it."""
+
+    def close(self, see_other_uri: str | None = None) -> None:
+        """End it in order."""
+
+    def let_go(self, reason: str) -> None:
+        """Nobody will go on with it."""
+
     async def next_session(self, patience: float) -> Session | None:
         """The session, or what resumes it within `patience` seconds; None if nothing does."""
 
@@ -144,17 +154,27 @@ class AcceptedWay:
         return self._accepted is not None
 
     async def connect(self, hop: "Hop") -> Session:
-        accepted = self._accepted
-        if accepted is not None:
+        while (accepted := self._accepted) is not None:
             # A second session is only wanted if it goes on with the first.
             if not self._is_used or hop.suspended is not None:
                 self._is_used = True
                 session = await accepted.next_session(RESUMPTION_PATIENCE)
                 if session is not None:
                     return session
-            self._leave()
+            if self._accepted is accepted:
+                self._leave()
             hop.give_up_resumption()
         return await self._own.connect(hop)
+
+    def replace(self, accepted: Accepted) -> bool:
+        """The remote has opened another session; it is used if ours is lost."""
+        lost = self._accepted
+        if lost is None or not lost.is_lost:
+            return False
+        accepted.way_back, lost.way_back = lost.way_back, None
+        self._accepted, self._is_used = accepted, False
+        lost.let_go("the remote has begun anew")
+        return True
 
     def end(self) -> None:
         self._leave()
@@ -164,8 +184,7 @@ class AcceptedWay:
         if self._accepted is None:
             self._own.close(session)
         else:
-            source: Any = self._accepted
-            source.close()
+            self._accepted.close()
 
     def _leave(self) -> None:
         accepted, self._accepted = self._accepted, None

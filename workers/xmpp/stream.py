@@ -27,6 +27,7 @@ from workers.xmpp.events import (
 )
 from workers.xmpp.framing import Framing
 from workers.xmpp.managed import ManagedStream
+from workers.xmpp.management import Suspended
 from workers.xmpp.parser import Element, StreamFooter, StreamHeader
 from workers.xmpp.stanza import RefusedStanza, Stanza
 from workers.xmpp.state import Parser, State, StreamConfig
@@ -160,6 +161,17 @@ class ServerStream(ManagedStream):
                 self._out.append(self._framing.footer())
             self._events.append(StreamFailed(condition, text, by_peer=False))
         self._finish(clean=False)
+
+    def give_way(self) -> Suspended | None:
+        """The peer resumes this stream elsewhere: end it here, with the error that says so.
+
+        Returns what is `suspended`, if anything.
+        """
+        suspended = self.suspended()
+        if suspended is not None and self.state is State.ESTABLISHED:
+            self._was_cut = True
+            self.fail(StreamCondition.CONFLICT, "resumed on another connection")  # XEP-0198 §5
+        return suspended
 
     def tls_established(self, now: float) -> None:
         """TLS is up below us: the stream starts anew (RFC 6120 §5.4.3.3), if it has not ended.

@@ -424,10 +424,11 @@ def test_decisions_come_when_they_are_due_and_too_late_they_do_nothing() -> None
 def test_a_live_stream_can_be_given_up_for_its_successor() -> None:
     # The peer lost a connection that we still believe in.
     streams = pair()
-    kept = streams.receiving.suspended()
-    assert kept is not None
-    streams.receiving.fail(StreamCondition.CONFLICT)
-    ours, _ = streams.initiating.suspended(), None
+    kept = streams.receiving.give_way()
+    assert kept is not None and streams.receiving.state is State.CLOSED
+    assert b"<conflict " in b"".join(streams.receiving.data_to_send())
+    assert streams.receiving.suspended() == kept == streams.receiving.give_way()
+    ours = streams.initiating.suspended()
     assert ours is not None
     second = pair(ours)
     second.receiving.accept_resumption(kept, 0)
