@@ -61,7 +61,9 @@ class Source:
         self._closing = True
         self._see_other_uri = see_other_uri
         if self.origin.unreported and self._session.stream.received.enabled:
-            # What is still under way to us comes again on the peer's next stream.
+            # What is still under way to us comes again on the peer's next stream. What we have read
+            # must not, when the next hop is slow: a request would be executed twice.
+            self.origin.keep_all()
             self._session.pause_reading()
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(SETTLE_TIMEOUT, self._close_session)
