@@ -246,6 +246,9 @@ class ComponentSource(Source):
 
     def _on_refused(self, event: StanzaRefused) -> None:
         stanza = event.stanza
+        if self._is_barrier(stanza):  # an error went to a domain of the server that we do not serve
+            self._on_handled(1)
+            return
         if stanza.target_domain != self.remote:
             self._warn_once(
                 f"the stream of component {self.remote} brings stanzas for {stanza.target_domain}, "
