@@ -225,6 +225,8 @@ class Worker:
             log.warning("%s", problem)
         self.authorities.reload()
         self.public.reload()
+        if isinstance(self.local, ComponentAttachment):
+            self.local.reload()
         logs.set_level(config.gateway.log_level)
         self._pending = [*change.inner, *change.outer]
         log.info("reload: %s", change)

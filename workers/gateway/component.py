@@ -72,6 +72,7 @@ class ComponentAttachment:
         self._router = router
         self._control = control
         self._links = connector.links
+        self._retired: list[ComponentLink] = []
         router.barrier_tag = barrier_tag(control.worker_id)
         router.on_outbound_failed = self._on_outbound_failed
         router.on_pair_idle = self._on_pair_idle
@@ -83,19 +84,35 @@ class ComponentAttachment:
         """Connect each declared remote domain, and stay connected. No sockets are needed."""
         for sock in sockets:
             sock.close()
-        for remote in declared(self._config):
-            for server, locals in servers(self._config).items():
-                self._links[server, remote] = ComponentLink(
-                    self._config,
-                    self._control,
-                    self._router,
-                    server,
-                    remote,
-                    locals,
-                    self._on_problem,
-                    self._on_connected,
-                    self._on_done,
-                )
+        self.reload()
+
+    def reload(self) -> None:
+        """Connect what the configuration declares now, and end in order what it does not."""
+        wanted = {
+            (server, remote): locals
+            for remote in declared(self._config)
+            for server, locals in servers(self._config).items()
+        }
+        for key in self._links.keys() - wanted.keys():
+            link = self._links.pop(key)
+            log.info("component %s is not declared any more", link.name)
+            link.stop()
+            if link.source is not None:
+                link.source.close()
+            self._retired.append(link)
+        for key in wanted.keys() - self._links.keys():
+            server, remote = key
+            self._links[key] = ComponentLink(
+                self._config,
+                self._control,
+                self._router,
+                server,
+                remote,
+                wanted[key],
+                self._on_problem,
+                self._on_connected,
+                self._on_done,
+            )
 
     def stop(self) -> None:
         """Connect no more; what is connected goes on until its source is closed."""
@@ -104,7 +121,8 @@ class ComponentAttachment:
 
     async def close(self) -> None:
         """Cut what is left, and let other workers have the components."""
-        await asyncio.gather(*(link.close() for link in self._links.values()))
+        links = (*self._links.values(), *self._retired)
+        await asyncio.gather(*(link.close() for link in links))
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property

@@ -1,6 +1,7 @@
 """All components of a gateway: declared, shared between hops, given up, taken over."""
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 
@@ -102,6 +103,25 @@ async def test_the_next_worker_waits_for_what_is_under_way(component: ComponentS
     await closing
     await until(lambda: PAIR in component.control.released)
     assert not component.control.is_used(PAIR)
+
+
+@on_quiet_loop
+async def test_a_reload_connects_and_ends_components(component: ComponentScene) -> None:
+    await component.start()
+    component.server.names.add("third.example")
+    component.config.become(
+        replace(component.config, remote={REMOTE: Remote(), "third.example": Remote()})
+    )
+    component.attachment.reload()
+    await until(lambda: len(component.attachment.sources) == 2)
+    assert component.server.footers == 0
+
+    component.config.become(replace(component.config, remote={"third.example": Remote()}))
+    component.attachment.reload()
+    await until(lambda: component.server.footers == 1)
+    await until(lambda: PAIR in component.control.released)
+    [source] = component.attachment.sources
+    assert source.remote == "third.example"
 
 
 def test_blocked_domains_and_the_default_are_no_components() -> None:
