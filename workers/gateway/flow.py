@@ -58,10 +58,12 @@ class JournalPort(Protocol):
 class Claim:
     """A batch's record in the journal, also when the batch was split since."""
 
-    __slots__ = ("batches", "left", "record")
+    __slots__ = ("batches", "has_gaps", "left", "record")
 
     def __init__(self, batch: "Batch") -> None:
         self.batches = [batch]
+        self.has_gaps = batch.has_gaps
+        """Some of its stanzas are not in the record: they have failed, and await their replies."""
         self.left = batch.size - batch.settled
         """Stanzas not settled: the record is complete at 0."""
         self.record: Record
@@ -301,8 +303,10 @@ class Origin:
     def _keep(self, batch: Batch) -> None:
         """Ask the journal to keep the stanzas of the batch that are not settled."""
         assert self._journal is not None
-        claim = Claim(batch)
         unsettled = batch.stanzas[batch.first :]
+        if not unsettled:
+            return  # all of it has failed, and the replies are under way
+        claim = Claim(batch)
 
         def encode() -> bytes:
             return msgspec.msgpack.encode([stanza.data for stanza in unsettled])
@@ -319,8 +323,8 @@ class Origin:
         self._journal.add(claim.record)
 
     def _on_kept(self, claim: Claim, is_kept: bool) -> None:
-        if not is_kept:
-            return  # Redis is away: it goes on as ours
+        if not is_kept or claim.has_gaps:
+            return  # Redis is away, or not all of it is there: it goes on as ours
         for batch in claim.batches:
             if batch.flight == IN_FLIGHT_OURS:
                 count = batch.size - batch.settled

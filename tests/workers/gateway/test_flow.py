@@ -211,6 +211,22 @@ def test_what_a_lost_hop_held_for_us_is_journaled(scene: Scene) -> None:
     assert (scene.flights, scene.handled) == ((0, 1), 1)
 
 
+def test_what_failed_and_awaits_its_reply_is_not_taken_for_kept(scene: Scene) -> None:
+    scene.origin.resendable = True
+    scene.accept(message("1"), request("2"))
+    scene.accept(request("3"))
+    scene.take()
+    assert len(scene.outbox.take_back()) == 2
+    scene.origin.keep_all()
+    (record,) = scene.journal.records
+    assert record.encode is not None
+    assert msgspec.msgpack.decode(record.encode()) == [b"<message id='1'/>"]
+    scene.journal.answer()
+    assert scene.handled == 0
+    scene.origin.lose()
+    assert scene.flights == (3, 0)
+
+
 def test_a_batch_that_is_split_is_one_record(scene: Scene) -> None:
     scene.accept(message("1"), message("2"), message("3"))
     (failed,) = scene.outbox.fail_one()
