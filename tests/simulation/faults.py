@@ -74,6 +74,15 @@ def _while(scene: Any, least: float, most: float, end: Callable[[], None]) -> No
     scene.world.later(least + rng.random() * (most - least), end)
 
 
+def _trouble(scene: Any, least: float, most: float, end: Callable[[], None]) -> None:
+    """Redis is in trouble for a while, which the checker must know."""
+    world = scene.world
+    seconds = least + world.rng.random() * (most - least)
+    # Workers notice late that it is over: half a second of pause, and a heartbeat.
+    scene.checker.redis_troubled(world.now, world.now + seconds + 2.0)
+    world.later(seconds, end)
+
+
 def kill_worker(scene: Any) -> None:
     """At some step of its code, perhaps between two things that it does in one turn."""
     worker = _some_worker(scene)
@@ -150,13 +159,13 @@ def redis_away(scene: Any) -> None:
         redis.is_away = False
         scene.world.trace("FAULT", "redis is back")
 
-    _while(scene, 0.05, scene.world.rng.choice((1.0, 8.0)), again)
+    _trouble(scene, 0.05, scene.world.rng.choice((1.0, 8.0)), again)
 
 
 def redis_stalls(scene: Any) -> None:
     redis = scene.redis
     redis.is_stalled = True
-    _while(scene, 0.1, scene.world.rng.choice((1.0, 10.0)), redis.go_on)
+    _trouble(scene, 0.1, scene.world.rng.choice((1.0, 10.0)), redis.go_on)
 
 
 def redis_fails_over(scene: Any) -> None:
@@ -173,20 +182,20 @@ def redis_fails_over(scene: Any) -> None:
         scene.checker.redis_forgot(scene.held_in_memory() | (scene.checker.kept_ever - gone))
         scene.world.later(0.3, setattr, redis, "is_away", False)
 
-    _while(scene, 0.01, 1.0, fail_over)
+    _trouble(scene, 0.01, 1.0, fail_over)
 
 
 def redis_is_lossy(scene: Any) -> None:
     redis = scene.redis
     redis.loss = scene.world.rng.choice((0.02, 0.1, 0.3))
-    _while(scene, 1.0, 8.0, lambda: setattr(redis, "loss", 0.0))
+    _trouble(scene, 1.0, 8.0, lambda: setattr(redis, "loss", 0.0))
 
 
 def redis_is_slow(scene: Any) -> None:
     redis = scene.redis
     before = redis.latency
     redis.latency = scene.world.rng.choice((0.05, 0.1, 0.3))
-    _while(scene, 1.0, 8.0, lambda: setattr(redis, "latency", before))
+    _trouble(scene, 1.0, 8.0, lambda: setattr(redis, "latency", before))
 
 
 def partition(scene: Any) -> None:
@@ -194,7 +203,7 @@ def partition(scene: Any) -> None:
     machine = _some_machine(scene)
     scene.redis.unreachable.add(machine.name)
     scene.world.trace("FAULT", f"{machine.name} cannot reach redis")
-    _while(scene, 0.5, 15.0, lambda: scene.redis.unreachable.discard(machine.name))
+    _trouble(scene, 0.5, 15.0, lambda: scene.redis.unreachable.discard(machine.name))
 
 
 def step_clock(scene: Any) -> None:

@@ -149,7 +149,7 @@ class OutStream(FarStream):
 
     def _write(self, items: list[tuple[str, bytes]]) -> None:
         ids = tuple(id for id, _ in items)
-        self.server.on_written(ids, self.is_counting)
+        self.server.on_written(ids, self.is_counting, self.end.wire.number)
         self.end.send(b"".join(data for _, data in items), () if self.is_counting else ids)
 
     def _on_ack(self, h: int) -> None:
@@ -297,8 +297,8 @@ class LocalServer:
 
     # What its streams tell.
 
-    def on_written(self, ids: tuple[str, ...], is_counting: bool) -> None:
-        self.checker.written(ids, can_resend=is_counting)
+    def on_written(self, ids: tuple[str, ...], is_counting: bool, stream: int) -> None:
+        self.checker.written(ids, can_resend=is_counting, stream=stream)
 
     def on_acknowledged(self, id: str) -> None:
         self.checker.acknowledged_to_origin(id)

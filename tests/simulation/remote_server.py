@@ -173,7 +173,8 @@ class Outgoing(FarSession):
         if not items:
             return
         ids = tuple(id for id, _ in items)
-        self.server.checker.written(ids, can_resend=self.is_counting)
+        stream = self.end.wire.number
+        self.server.checker.written(ids, can_resend=self.is_counting, stream=stream)
         # RFC 7395 has no stream default namespace: each element names its own.
         messages = [data.replace(b" ", b" xmlns='jabber:server' ", 1) for _, data in items]
         self.say(*messages, ids=() if self.is_counting else ids)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from coordinator import redis_client
+from coordinator import accounts, redis_client
 from coordinator.config import Config, Gateway, Limits, Local, Redis
 from coordinator.routes import DomainPair
 from tests.simulation import stanzas
@@ -176,6 +176,12 @@ class Scene:
     def worker_died(self, worker: SimulatedWorker) -> None:
         self.checker.worker_died(worker.worker_id)
 
+    def predecessor_stays(self, local: str, remote: str) -> None:
+        """A worker gave up waiting for the pair's former owner."""
+        pair = DomainPair(local, remote)
+        if pair in self.pairs:
+            self.checker.two_owners.add(self.pairs.index(pair))
+
     def ids_in_redis(self) -> set[str]:
         ids: set[str] = set()
         for value in self.redis.data.keys.values():
@@ -212,7 +218,10 @@ class Scene:
         return True
 
     def check_at_rest(self) -> None:
-        self.checker.finish()
+        accounts_ = [words for machine in self.machines for words in machine.ended]
+        accounts_ += [w.account.words() for machine in self.machines for w in machine.workers]
+        at = accounts.drop_index("bounce-undeliverable")
+        self.checker.finish(sum(words[at] + words[32 + at] for words in accounts_))
         for machine in self.machines:
             for worker in machine.workers:
                 if worker.is_ready and not self.world.failures:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.simulation import faults
 from tests.simulation.scene import Scene, in_world
-from tests.simulation.world import START, World
+from tests.simulation.world import START
 
 BUSY = 20.0
 """Virtual seconds of traffic and faults."""
@@ -31,9 +31,10 @@ class Outcome:
 class _Log(logging.Handler):
     """The logs of the code under test go into the trace; an error in them is a failure."""
 
-    def __init__(self, world: World) -> None:
-        super().__init__(logging.DEBUG if world.tracing else logging.ERROR)
-        self._world = world
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(logging.DEBUG if scene.world.tracing else logging.WARNING)
+        self._scene = scene
+        self._world = scene.world
 
     def emit(self, record: logging.LogRecord) -> None:
         process = self._world.current
@@ -43,6 +44,8 @@ class _Log(logging.Handler):
         if record.exc_info and record.exc_info[1] is not None:
             text += f": {record.exc_info[1]!r}"
         self._world.trace(process.name if process else "?", f"{record.name}: {text}")
+        if record.msg == "%s → %s: %s does not let go" and isinstance(record.args, tuple):
+            self._scene.predecessor_stays(str(record.args[0]), str(record.args[1]))
         if record.levelno >= logging.ERROR:
             self._world.fail(f"logged an error: {text}")
 
@@ -57,12 +60,12 @@ def simulate(
     """Run one seed. `prepare(scene)` may plant something before it starts."""
     scene = Scene(seed, tracing=tracing)
     world = scene.world
-    handler = _Log(world)
+    handler = _Log(scene)
     loggers = [logging.getLogger(name) for name in ("workers", "coordinator")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.addHandler(handler)
-        logger.setLevel(logging.DEBUG if tracing else logging.ERROR)
+        logger.setLevel(logging.DEBUG if tracing else logging.WARNING)
         logger.propagate = False
     try:
         with in_world(scene):
