@@ -20,6 +20,7 @@ from coordinator.authority import Leaf
 from coordinator.config import Config
 from coordinator.control import ControlProtocolError
 from coordinator.inbox import Inbox, OnDealt
+from coordinator.journal import Dealt, Kind
 from coordinator.journal_writer import JournalWriter
 from coordinator.leaves import ControlPlaneUnavailable as ControlPlaneUnavailable
 from coordinator.leaves import Leaves
@@ -207,6 +208,17 @@ class ControlPlane:
         """The workers that may take routes, as of the last heartbeat: none that drains."""
         view = self._ownership.view()
         return sorted(worker for worker, info in view.items() if info.state == RUNNING)
+
+    def known_workers(self) -> list[str]:
+        """All workers of the last heartbeat, those that drain too."""
+        return sorted(self._ownership.workers)
+
+    async def pass_on(self, worker: str, kind: Kind, pair: DomainPair, data: bytes) -> None:
+        """Put a record into another worker's inbox; nothing happens while Redis is away."""
+        try:
+            await self._store.deal(worker, [Dealt(kind, pair, data)])
+        except StoreUnavailable as exc:
+            self._on_redis_away(exc)
 
     async def load_discovery(self, domain: str) -> bytes | None:
         """What any worker has learned about a remote domain; None while Redis is away."""

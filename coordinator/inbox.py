@@ -107,7 +107,8 @@ class Inbox:
         for record in entry.records:
             if not record.data:
                 continue  # a marker, see `_is_kept`
-            owner = self._worker_id if record.kind == "in" else await self._adopt(record.pair)
+            is_ours = record.kind in ("in", "barrier")
+            owner = self._worker_id if is_ours else await self._adopt(record.pair)
             if owner == self._worker_id:
                 on_dealt(record.kind, record.pair, record.data)
             else:

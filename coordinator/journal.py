@@ -16,9 +16,10 @@ import msgspec
 from coordinator.domains import InvalidDomain, normalise_domain
 from coordinator.routes import DomainPair
 
-Kind = Literal["out", "in", "note"]
+Kind = Literal["out", "in", "note", "barrier"]
 """Stanzas to a remote domain, stanzas to the local server, requests of either direction that may
-have been executed already (only what names them)."""
+have been executed already (only what names them); the answer to a ping of the worker in whose inbox
+it is, of no use to any other."""
 
 MAX_ENTRY_BYTES = 262144
 """An entry is closed by the record that reaches this: a page of entries stays small to read."""

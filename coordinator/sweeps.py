@@ -125,7 +125,9 @@ class Sweeper:
         self, worker: str, entries: Sequence[StoredEntry], live: dict[str, WorkerInfo]
     ) -> int:
         """Put the records of a page into their new owners' inboxes, in order; returns how many."""
-        records = [record for entry in entries for record in entry.records]
+        records = [
+            record for entry in entries for record in entry.records if record.kind != "barrier"
+        ]
         pairs = list({record.pair for record in records if record.kind != "in"})
         owners: dict[DomainPair, str] = {}
         for start in range(0, len(pairs), OWNERS_AT_ONCE):

@@ -14,9 +14,9 @@ from coordinator.config import Config
 from coordinator.routes import DomainPair, Route, gateway_of
 from workers.gateway.addresses import AddressPolicy
 from workers.gateway.arrivals import Arrivals, hang_up
+from workers.gateway.barriers import Barriers
 from workers.gateway.discovery import Discovery
 from workers.gateway.failure import HopFailed
-from workers.gateway.hop import barrier_tag
 from workers.gateway.local_source import LocalSource
 from workers.gateway.local_trust import LocalTrust
 from workers.gateway.native import NativeFailed, Splice, connect_native, greet, splice
@@ -53,7 +53,7 @@ class LocalListener:
     ) -> None:
         self.config = config
         self.router = router
-        router.barrier_tag = barrier_tag(control.worker_id)
+        self._barriers = Barriers(router, control, siblings)
         self.trust = trust
         self.sources: set[LocalSource] = set()
         self.splices: dict[Splice, DomainPair] = {}
@@ -309,13 +309,11 @@ class LocalListener:
         """
         if self.router.barrier_answered(pair, token):
             return True
-        asker = token.partition(".")[0]
-        for worker in self._control.live_workers():
-            if worker != self._control.worker_id and barrier_tag(worker) == asker:
-                message = {"barrier": token, "pair": list(pair)}
-                self._spawn(self._tell_sibling(worker, message))
-                return True
-        return False
+        asker = self._barriers.asker(token)
+        if asker is None:
+            return False
+        self._spawn(self._barriers.tell(asker, pair, token))
+        return True
 
     async def _tell_sibling(self, worker: str, message: dict[str, Any]) -> None:
         try:
@@ -324,8 +322,8 @@ class LocalListener:
             log.debug("worker %s did not hear: %r", worker, message)
 
     def _on_message(self, message: dict[str, Any]) -> None:
+        if self._barriers.on_message(message):
+            return
         match message:
-            case {"barrier": str(token), "pair": [str(local), str(remote)]}:
-                self.router.barrier_answered(DomainPair(local, remote), token)
             case {"wanted": [str(local), str(remote)]} if self._control.draining:
                 self.leave(DomainPair(local, remote))

@@ -33,7 +33,9 @@ class Replay:
     def on_dealt(self, kind: Kind, pair: DomainPair, data: bytes) -> None:
         """One record. It was read from Redis: what is not ours is logged and left out."""
         try:
-            if kind == "note":
+            if kind == "barrier":
+                self._router.barrier_answered(pair, data.decode("ascii", "replace"))
+            elif kind == "note":
                 self._on_note(pair, data)
             else:
                 self._on_stanzas(kind, pair, data)

@@ -21,6 +21,7 @@ from coordinator.config import (
     WebSocket,
 )
 from coordinator.config import Discovery as DiscoveryOptions
+from coordinator.journal import Kind
 from coordinator.routes import DomainPair, HandTo, Route, Serve, SpliceTo
 from loadtest.stage.authority import TestAuthority
 from tests.workers.gateway.session_bench import LOCAL, REMOTE, SECRET, FarServer, until
@@ -44,6 +45,7 @@ from workers.gateway.websocket_handshake import connect
 from workers.xmpp.events import Event, StanzasReceived, VerifyAnswered
 from workers.xmpp.framing import StreamFraming, WebSocketFraming
 from workers.xmpp.initiating import InitiatingStream
+from workers.xmpp.management import Suspended
 from workers.xmpp.parser import MessageParser, StreamParser
 from workers.xmpp.stream import StreamConfig
 
@@ -64,7 +66,14 @@ class FakeControl(ControlPlane):
         """Where streams go, whatever the routes say; forgotten when the worker is doubted."""
         self._draining = False
         self.workers = [worker_id]
+        self.passed_on: list[tuple[str, Kind, DomainPair, bytes]] = []
         self.is_away = False
+
+    def known_workers(self) -> list[str]:
+        return self.workers
+
+    async def pass_on(self, worker: str, kind: Kind, pair: DomainPair, data: bytes) -> None:
+        self.passed_on.append((worker, kind, pair, data))
 
     async def leaf(self, domain: str, purpose: str = "route") -> Leaf:
         if self.is_away:
@@ -230,6 +239,7 @@ class GatewayScene:
             contexts,
             self.trust,
         )
+        self.public.join(self.control, self.siblings)
 
     async def open_local(self, *, pair: DomainPair = PAIR, known: bool = True) -> Peer:
         """A stream as the local server opens it; `known`: with the key that is pinned."""
@@ -257,13 +267,25 @@ class GatewayScene:
         return peer
 
     async def open_remote(
-        self, *, sender: str = REMOTE, known: bool = True, verify_only: bool = False
+        self,
+        *,
+        sender: str = REMOTE,
+        known: bool = True,
+        resume: Suspended | None = None,
+        **options: Any,
     ) -> Peer:
         """A wss session as a remote server opens it; `known`: with a certificate."""
-        config = StreamConfig(dialback_secret=SECRET, verify_only=verify_only, use_external=known)
+        config = StreamConfig(dialback_secret=SECRET, use_external=known, **options)
         parser = MessageParser(config.limits)
         stream = InitiatingStream(
-            config, WebSocketFraming(), parser.parse, parser, _now(), sender=sender, target=LOCAL
+            config,
+            WebSocketFraming(),
+            parser.parse,
+            parser,
+            _now(),
+            sender=sender,
+            target=LOCAL,
+            resume=resume,
         )
         peer = self._peer()
         negotiation = Negotiation(peer)
