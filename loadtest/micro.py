@@ -3,7 +3,8 @@
 One run prints every row, so rows compare; between runs the same code varies by half and more.
 A row is CPU time per stanza of about 300 bytes, in µs: least, median and most of the repeats.
 A batch is what one read brings. The whole paths are put together in `micro_path.py`; their
-last column is the median over the sum of the medians of their bare parts.
+last column is the median over the sum of the medians of their bare parts. Below it, the tables of
+`micro_journal.py`.
 """
 
 import argparse
@@ -23,7 +24,8 @@ from websockets.protocol import OPEN, Protocol, Side
 
 from coordinator.authority import Authority
 from coordinator.config import Limits
-from loadtest.micro_path import masked, measure_path
+from loadtest import micro_journal
+from loadtest.micro_path import masked, measure_path, stanzas
 from workers.gateway.certificates import parse_pair
 from workers.gateway.frames import text_frames
 from workers.gateway.tls import client_context, handshake, server_context
@@ -46,19 +48,6 @@ class Row:
     most: float
     over_parts: float | None = None
     """Whole paths: the median over the sum of its bare parts' medians."""
-
-
-def stanzas(count: int) -> list[bytes]:
-    """Chat messages as servers send them, 300 bytes each on a WebSocket."""
-    return [
-        (
-            f"<message xmlns='jabber:server' from='juliet@capulet.example/balcony'"
-            f" to='romeo@montague.example/orchard' id='m{number:07}' type='chat' xml:lang='en'>"
-            f"<body>Art thou not Romeo, and a Montague? {'x' * 28}</body>"
-            f"<active xmlns='http://jabber.org/protocol/chatstates'/></message>"
-        ).encode()
-        for number in range(count)
-    ]
 
 
 def _bare_parse(batch: list[bytes]) -> Callable[[], object]:
@@ -221,7 +210,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtest.micro", description=__doc__)
     parser.add_argument("--count", type=int, default=10_000, help="stanzas per repeat")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="one JSON list instead of a table")
+    parser.add_argument("--routes", type=int, nargs="+", default=micro_journal.ROUTES)
+    parser.add_argument("--json", action="store_true", help="one JSON list, of the first table")
     options = parser.parse_args(arguments)
     measured = rows(count=options.count, repeats=options.repeats)
     if options.json:
@@ -230,6 +220,10 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{'µs CPU per stanza':<42}{'batch':>6}{'min':>8}{'median':>8}{'max':>8}{'/ parts':>8}")
     for row in measured:
         print(_line(row), flush=True)
+    journal = micro_journal.measure(
+        count=options.count, repeats=options.repeats, routes=options.routes
+    )
+    print(f"\n{micro_journal.tables(journal)}")
     return 0
 
 

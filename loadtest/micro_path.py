@@ -52,6 +52,19 @@ SENDER, TARGET = "capulet.example", "montague.example"
 URL = "wss://gw.example/xmpp-s2s"
 
 
+def stanzas(count: int) -> list[bytes]:
+    """Chat messages as servers send them, 300 bytes each on a WebSocket."""
+    return [
+        (
+            f"<message xmlns='jabber:server' from='juliet@capulet.example/balcony'"
+            f" to='romeo@montague.example/orchard' id='m{number:07}' type='chat' xml:lang='en'>"
+            f"<body>Art thou not Romeo, and a Montague? {'x' * 28}</body>"
+            f"<active xmlns='http://jabber.org/protocol/chatstates'/></message>"
+        ).encode()
+        for number in range(count)
+    ]
+
+
 class _Socket:
     family = socket.AF_UNIX  # no TCP options are set on it
 
@@ -308,7 +321,7 @@ async def _welcome(
 Read = tuple[Wire, bytes]
 
 
-def _reads(rig: Rig, batches: list[list[bytes]], *, inbound: bool, sent: int) -> list[Read]:
+def path_reads(rig: Rig, batches: list[list[bytes]], *, inbound: bool, sent: int) -> list[Read]:
     """The reads of one repeat in order, sealed: batches, questions and acknowledgements."""
     pack, answer = (masked, bytes) if inbound else (bytes, _unmasked)
     reads = []
@@ -334,7 +347,7 @@ async def run_repeat(
     rig: Rig, batch: list[bytes], *, inbound: bool, rounds: int, sent: int
 ) -> float:
     """CPU microseconds per stanza for `rounds` batches; `sent` have gone through before."""
-    reads = _reads(rig, [batch] * rounds, inbound=inbound, sent=sent)
+    reads = path_reads(rig, [batch] * rounds, inbound=inbound, sent=sent)
     before = time.process_time_ns()
     for wire, data in reads:
         wire.channel.data_received(data)
