@@ -56,6 +56,8 @@ class LocalListener:
         self._barriers = Barriers(router, control, siblings)
         self.trust = trust
         self.sources: set[LocalSource] = set()
+        self.managing: dict[str, bool] = {}
+        """Of each local domain: whether its server uses XEP-0198, as far as it is known."""
         self.splices: dict[Splice, DomainPair] = {}
         self._by_pair: dict[DomainPair, set[LocalSource]] = {}
         self._to_gateways: set[Splice] = set()

@@ -5,8 +5,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from coordinator.routes import DomainPair
+from workers.gateway.beginning import WAIT_KNOWN, WAIT_UNKNOWN, Beginning
 from workers.gateway.failure import HopFailed
-from workers.gateway.flow import Failed
+from workers.gateway.flow import Batch, Failed
 from workers.gateway.hop import BARRIER, Hop
 from workers.gateway.session import Session, TcpSession
 from workers.gateway.source import Source
@@ -15,8 +16,10 @@ from workers.xmpp.events import (
     Authenticated,
     DialbackKeyReceived,
     Event,
+    ManagementEnabled,
     StanzaRefused,
     StanzasReceived,
+    StreamEstablished,
     StreamOpened,
     VerifyRequested,
 )
@@ -53,6 +56,9 @@ class LocalSource(Source):
         self._listener = listener
         self._hop: Hop | None = None
         self._bouncing: asyncio.TimerHandle | None = None
+        self._beginning: Beginning | None = None
+        self._is_early = False
+        self._enabling: asyncio.TimerHandle | None = None
 
     def attach(self, session: TcpSession) -> None:
         self.session = self._session = session
@@ -81,8 +87,18 @@ class LocalSource(Source):
             self._spawn(self._verify_key(event))
         elif isinstance(event, VerifyRequested):
             self._spawn(self._answer_verify(event))
+        elif isinstance(event, StreamEstablished):
+            self._on_established()
+        elif isinstance(event, ManagementEnabled):
+            self._listener.managing[self.pair.local] = True
+            self._end_beginning()
+
+    def close(self, see_other_uri: str | None = None) -> None:
+        self._end_beginning()
+        super().close(see_other_uri)
 
     def on_closed(self, session: Session, reason: str) -> None:
+        self._end_beginning()
         super().on_closed(session, reason)
         if self._hop is not None:
             self._hop.leave()
@@ -131,21 +147,68 @@ class LocalSource(Source):
             stanzas = self._without_barriers(stanzas)
             if not stanzas:
                 return
-        if not event.resendable or self.router.requests.is_suspicious(self.pair):
+        if self._beginning is not None and not event.resendable:
+            for run in self._beginning.cut(stanzas):
+                self.admit(self.pair, run, self._hold, self._way_back)
+        elif not event.resendable or self.router.requests.is_suspicious(self.pair):
             self.admit(self.pair, stanzas, self._forward, self._way_back)
         else:
             self._forward(stanzas)
 
     def _forward(self, stanzas: list[Stanza]) -> None:
         batch = self.origin.accept(stanzas, asyncio.get_running_loop().time())
+        self._send(batch)
+
+    def _send(self, batch: Batch) -> None:
         if self.failure is not None:
-            failed = [Failed(stanza, batch) for stanza in stanzas]
+            failed = [Failed(stanza, batch) for stanza in batch.stanzas]
             self.router.bounce(failed, self.failure.condition, self.failure.reason, self._way_back)
             return
         hop = self.router.to_remote(self.pair)
         if hop is not self._hop:
             self._hop = self._use(self._hop, hop)
         hop.send(batch, self)
+
+    # The beginning of a stream.
+
+    def _on_established(self) -> None:
+        manages = self._listener.managing.get(self.pair.local)
+        if self.authenticated_by != "external" or manages is False or self.failure is not None:
+            return
+        self._beginning = Beginning(self.pair.local, self._is_repeat)
+        self._is_early = True
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._on_features_sent)
+        wait = WAIT_KNOWN if manages else WAIT_UNKNOWN
+        self._enabling = loop.call_later(wait, self._on_not_enabled)
+
+    def _on_features_sent(self) -> None:
+        self._is_early = False
+
+    def _on_not_enabled(self) -> None:
+        """This server does not use XEP-0198: it need not be waited for again."""
+        self._listener.managing[self.pair.local] = False
+        self._end_beginning()
+
+    def _is_repeat(self, stanza: Stanza) -> bool:
+        now = asyncio.get_running_loop().time()
+        return self.router.requests.judge(self.pair, stanza, now) is not None
+
+    def _hold(self, stanzas: list[Stanza]) -> None:
+        batch = self.origin.accept(stanzas, asyncio.get_running_loop().time())
+        if self._beginning is None:
+            self._send(batch)
+        else:
+            self._beginning.hold(batch, is_early=self._is_early)
+
+    def _end_beginning(self) -> None:
+        """Send what is held, in order."""
+        beginning, self._beginning = self._beginning, None
+        if self._enabling is not None:
+            self._enabling.cancel()
+        if beginning is not None:
+            for batch in beginning.in_order():
+                self._send(batch)
 
     def _way_back(self) -> Hop:
         return self.router.to_local(self.pair)

@@ -75,7 +75,7 @@ class Acknowledged:
 class ManagementEnabled:
     """A peer that opened its stream to us counts from here on (XEP-0198).
 
-    Reported on streams that go both ways or may be resumed, with `id`, if their connection is lost.
+    With an `id` the stream may be resumed when its connection is lost.
     """
 
     id: str = ""

@@ -308,8 +308,7 @@ class ReceivingStream(ServerStream):
         if elements.is_true(element, "resume"):
             self._allow_resumption(elements.seconds_of(element, "max"))
         self._out.append(elements.sm_enabled(self._resumption_id, self._resumption_seconds))
-        if self._resumption_id or self.bidirectional:
-            self._events.append(ManagementEnabled(self._resumption_id))
+        self._events.append(ManagementEnabled(self._resumption_id))
 
     def _allow_resumption(self, asked: int) -> None:
         ours = self.config.resumption_seconds

@@ -93,7 +93,7 @@ def with_delay(stanza: Stanza, stamp: str, from_domain: str) -> Stanza:
     `stamp` is a UTC time in the form of XEP-0082. A stanza this domain has already marked keeps its
     first mark (XEP-0203 §2: one per entity).
     """
-    if stanza.name == "iq" or _has_delay(stanza.data, from_domain):
+    if stanza.name == "iq" or has_delay(stanza.data, from_domain):
         return stanza
     mark = f"<delay xmlns='{DELAY}' from={attribute(from_domain)} stamp={attribute(stamp)}/>"
     data, end = stanza.data, f"</{stanza.name}>".encode()
@@ -115,7 +115,8 @@ def with_delay(stanza: Stanza, stamp: str, from_domain: str) -> Stanza:
     )
 
 
-def _has_delay(data: bytes, from_domain: str) -> bool:
+def has_delay(data: bytes, from_domain: str) -> bool:
+    """Tell if a stanza carries this domain's mark of a late delivery (XEP-0203)."""
     if DELAY.encode() not in data:
         return False
     # Our own writing: all that a parser could object to is a namespace name that is no URI.

@@ -241,10 +241,12 @@ class GatewayScene:
         )
         self.public.join(self.control, self.siblings)
 
-    async def open_local(self, *, pair: DomainPair = PAIR, known: bool = True) -> Peer:
+    async def open_local(
+        self, *, pair: DomainPair = PAIR, known: bool = True, manages: bool = True
+    ) -> Peer:
         """A stream as the local server opens it; `known`: with the key that is pinned."""
         keys = self.local_pair if known else self.remote_pair
-        config = StreamConfig(require_tls=True, dialback_secret=SECRET)
+        config = StreamConfig(require_tls=True, dialback_secret=SECRET, use_management=manages)
         parser = StreamParser(config.limits)
         stream = InitiatingStream(
             config,

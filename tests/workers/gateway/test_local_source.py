@@ -235,3 +235,34 @@ async def test_one_users_refused_stanza_is_bounced_in_its_place(gateway: Gateway
     assert (ledger["accepted"], ledger["bounced"], ledger["dropped"]["type-error"]) == (4, 1, 1)
     assert not peer.ended
     gateway.check_ledger()
+
+
+@on_quiet_loop
+async def test_a_server_that_never_enables_acknowledgements_is_waited_for_once(
+    gateway: GatewayScene,
+) -> None:
+    await gateway.start()
+    peer = await gateway.open_local(manages=False)
+    peer.session.stream.send_stanzas([message("1"), message("2")])
+    peer.session.write()
+    await until(lambda: len(gateway.remote.got) == 2)
+    assert gateway.listener.managing == {LOCAL: False}
+    other = await gateway.open_local(manages=False)
+    assert all(source._beginning is None for source in gateway.listener.sources)
+    other.session.stream.send_stanzas([message("3")])
+    other.session.write()
+    await until(lambda: len(gateway.remote.got) == 3)
+
+
+@on_quiet_loop
+async def test_what_is_held_when_the_stream_breaks_goes_on(gateway: GatewayScene) -> None:
+    await gateway.start()
+    gateway.listener.managing[LOCAL] = True
+    peer = await gateway.open_local(manages=False)
+    peer.session.stream.send_stanzas([message("1")])
+    peer.session.write()
+    await until(lambda: gateway.ledger("outbound")["accepted"] == 1)
+    assert not gateway.remote.got
+    peer.session.abort("the local server dies")
+    await until(lambda: gateway.remote.got)
+    gateway.check_ledger()

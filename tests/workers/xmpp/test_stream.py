@@ -17,6 +17,7 @@ from tests.workers.xmpp.stream_pair import (
 from workers.xmpp.errors import LocalProtocolError, StreamCondition
 from workers.xmpp.events import (
     Acknowledged,
+    ManagementEnabled,
     StanzasReceived,
     StreamClosed,
     StreamFailed,
@@ -128,7 +129,8 @@ def test_second_enable_and_early_requests_are_unexpected_and_harm_nothing() -> N
     assert feed(stream, "websocket", ANSWER.format(0).encode()) == []
     assert feed(stream, "websocket", enable) == [b"<enabled xmlns='urn:xmpp:sm:3'/>"]
     assert feed(stream, "websocket", enable) == [failed]
-    assert stream.state is State.ESTABLISHED and stream.events_received() == []
+    assert stream.state is State.ESTABLISHED
+    assert stream.events_received() == [ManagementEnabled("")]
     assert (
         b"item-not-found"
         in feed(stream, "websocket", b"<resume xmlns='urn:xmpp:sm:3' previd='x' h='0'/>")[0]

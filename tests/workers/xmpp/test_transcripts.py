@@ -18,6 +18,7 @@ from workers.xmpp.events import (
     Authenticated,
     AuthenticationFailed,
     DialbackKeyReceived,
+    ManagementEnabled,
     StanzasReceived,
     StreamClosed,
     StreamEstablished,
@@ -177,10 +178,11 @@ def test_handshake_seen_from_the_receiving_server() -> None:
         StreamOpened,
         Authenticated,
         StreamEstablished,
+        ManagementEnabled,
         StanzasReceived,
         StreamClosed,
     ]
-    assert events[3].resendable and events[3].stanzas[0].id == "m1"
+    assert events[4].resendable and events[4].stanzas[0].id == "m1"
 
 
 # 5.3: dialback, with XEP-0220's own key

@@ -1,0 +1,65 @@
+"""What Prosody sends before `<enable/>`: `newer… older… <enable/>`, put right."""
+
+from workers.gateway.beginning import Beginning
+from workers.gateway.flow import Batch
+from workers.xmpp.stanza import Stanza
+
+LOCAL = "capulet.example"
+
+
+def stanza(id: str, *, by: str = "", type: str | None = None) -> Stanza:
+    late = f"<delay xmlns='urn:xmpp:delay' from='{by}' stamp='2026-01-01T00:00:00Z'/>" if by else ""
+    data = f"<message id='{id}'>{late}</message>".encode()
+    return Stanza("message", data, f"a@{LOCAL}", "b@b.example", id, type, LOCAL, "b.example")
+
+
+def hold(beginning: Beginning, *stanzas: Stanza, is_early: bool = False) -> None:
+    for run in beginning.cut(list(stanzas)):
+        beginning.hold(Batch(run), is_early=is_early)
+
+
+def order(beginning: Beginning) -> list[str | None]:
+    return [each.id for batch in beginning.in_order() for each in batch.stanzas]
+
+
+def a_beginning(*repeats: str) -> Beginning:
+    return Beginning(LOCAL, lambda stanza: stanza.id in repeats)
+
+
+def test_without_a_sign_the_order_of_arrival_stays() -> None:
+    beginning = a_beginning()
+    hold(beginning, stanza("1"), stanza("2"))
+    hold(beginning, stanza("3", by="elsewhere.example"))
+    assert order(beginning) == ["1", "2", "3"]
+    assert order(beginning) == []
+
+
+def test_what_came_before_our_features_is_newer() -> None:
+    beginning = a_beginning()
+    hold(beginning, stanza("4"), is_early=True)
+    hold(beginning, stanza("1"), stanza("2"))
+    hold(beginning, stanza("3"))
+    assert order(beginning) == ["1", "2", "3", "4"]
+
+
+def test_what_is_sent_again_and_all_behind_it_is_older() -> None:
+    beginning = a_beginning()
+    hold(beginning, stanza("5"), is_early=True)
+    hold(beginning, stanza("6"))
+    hold(beginning, stanza("7"), stanza("1", by=LOCAL), stanza("2", by=LOCAL), stanza("3"))
+    hold(beginning, stanza("4", by=LOCAL))
+    assert order(beginning) == ["1", "2", "3", "4", "5", "6", "7"]
+
+
+def test_a_request_that_comes_again_is_a_sign_like_a_mark() -> None:
+    beginning = a_beginning("1")
+    hold(beginning, stanza("3"))
+    hold(beginning, stanza("1"), stanza("2"))
+    assert order(beginning) == ["1", "2", "3"]
+
+
+def test_a_mark_in_what_came_early_makes_all_from_it_older() -> None:
+    beginning = a_beginning()
+    hold(beginning, stanza("3"), stanza("1", by=LOCAL), is_early=True)
+    hold(beginning, stanza("2"))
+    assert order(beginning) == ["1", "2", "3"]
