@@ -73,3 +73,15 @@ def test_values_are_written_as_toml() -> None:
     assert toml(25.0) == "25"
     assert toml(0.5) == "0.5"
     assert toml({"a b": 1}) == '{ "a b" = 1 }'
+
+
+def test_our_own_processes_get_the_secrets() -> None:
+    config = Config(
+        gateway=Gateway(domains=("a.example",), name="gw"),
+        local=Local(secret="hush"),
+        redis=Redis(url="rediss://user:hush@redis.example/0"),
+    )
+    text = render(config, with_secrets=True)
+    assert REDACTED not in text
+    read = from_table(tomllib.loads(text), Path("/"))
+    assert (read.local, read.redis) == (config.local, config.redis)

@@ -7,6 +7,7 @@ import pytest
 
 from coordinator import control
 from coordinator.control import (
+    Answer,
     Command,
     ControlProtocolError,
     Hello,
@@ -14,6 +15,7 @@ from coordinator.control import (
     Order,
     Reply,
     Report,
+    Request,
     ask,
     encode,
     read_message,
@@ -34,6 +36,8 @@ def reader_of(data: bytes) -> asyncio.StreamReader:
         LeafIssued(3, b"\x00\xffPEM", b"key", 1.5),
         Report({"sessions": [{"domain_pairs": [["a.example", "b.example"]]}]}),
         Command("drain"),
+        Request(4, "ping", "b.example"),
+        Answer(4, [{"pair": ["a.example", "b.example"], "ok": True}]),
         Order("drain", "w1"),
         Reply(True, "done"),
     ],

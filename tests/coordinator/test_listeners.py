@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.config import Admin, Config, Local, WebSocket
-from coordinator.listeners import CannotBind, bind_all
+from coordinator.listeners import CannotBind, Listeners, bind_all, why_not_as_configured
 
 
 @pytest.fixture
@@ -90,3 +90,17 @@ def test_other_causes_are_named_too(config: Config, address: str, cause: str):
 def test_a_unix_path_that_cannot_be_made_is_named(config: Config, tmp_path: Path):
     with pytest.raises(CannotBind, match=r"none/admin\.sock: No such file"):
         bind_all(replace(config, admin=Admin(listen=str(tmp_path / "none" / "admin.sock"))))
+
+
+def test_handed_over_sockets_must_be_those_of_the_configuration(config: Config):
+    bound = bind_all(config)
+    handed = Listeners.of(bound.shared())
+    assert handed.addresses()["local"] == bound.addresses()["local"]
+    assert why_not_as_configured(config, handed) == ""
+    fixed = replace(config, local=replace(config.local, listen=bound.addresses()["local"][0]))
+    assert why_not_as_configured(fixed, handed) == ""
+    other = replace(config, websocket=WebSocket(listen=("127.0.0.1:0", "127.0.0.2:0")))
+    assert why_not_as_configured(other, handed) == "websocket.listen is 127.0.0.2:0 now"
+    without = replace(config, local=replace(config.local, dns=""))
+    assert why_not_as_configured(without, handed) == "local.dns has changed"
+    bound.close()

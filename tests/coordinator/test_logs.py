@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from coordinator import logs
 from coordinator.logs import EscapingFormatter, escape
 
 
@@ -41,3 +42,15 @@ def test_no_line_of_a_traceback_begins_where_records_do() -> None:
     assert len(lines) > 2
     assert all(line.startswith("  ") for line in lines[1:])
     assert "\x1b" not in text
+
+
+def test_the_level_can_change_while_it_runs():
+    root = logging.getLogger()
+    before = root.level
+    try:
+        logs.set_level("error")
+        assert not logging.getLogger("coordinator").isEnabledFor(logging.WARNING)
+        logs.set_level("debug")
+        assert logging.getLogger("coordinator").isEnabledFor(logging.DEBUG)
+    finally:
+        root.setLevel(before)

@@ -120,3 +120,25 @@ async def test_a_stale_socket_is_replaced(reception: Reception, call: Call, tmp_
     assert await (await call()).ask(Hello("gw1/w2.a", 1))
     assert "gw1/w2.a" in successor.links
     await successor.close()
+
+
+async def test_workers_are_asked_and_one_that_does_not_answer_holds_nobody_up(
+    reception: Reception, call: Call
+):
+    callers = {name: await call() for name in ("gw1/w1.a", "gw1/w2.a")}
+    for name, caller in callers.items():
+        await caller.ask(Hello(name, 1))
+
+    async def answer() -> None:
+        caller = callers["gw1/w1.a"]
+        request = await control.read_message(caller.reader)
+        assert isinstance(request, control.Request)
+        assert (request.verb, request.argument) == ("ping", "b.example")
+        caller.writer.write(control.encode(control.Answer(99, [{"of": "another question"}])))
+        caller.writer.write(control.encode(control.Answer(request.request, [{"ok": True}])))
+
+    answering = asyncio.create_task(answer())
+    answers = await reception.ask_all("ping", "b.example", timeout=0.2)
+    assert answers == {"gw1/w1.a": [{"ok": True}], "gw1/w2.a": None}
+    await answering
+    assert await reception.ask("gw1/w3.a", "ping", "", 1.0) is None

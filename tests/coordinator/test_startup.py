@@ -11,6 +11,7 @@ from coordinator.accounts import Account, account_path
 from coordinator.config import Admin, Config, WebSocket
 from coordinator.embedded import EmbeddedRedis
 from coordinator.exits import ExitCode
+from coordinator.handover import socket_name
 from coordinator.startup import StartFailed
 from coordinator.store import Store, redis_url
 
@@ -106,3 +107,21 @@ async def test_what_a_killed_coordinator_left_counts_as_dead_at_once(
     assert sorted(await store.live_workers()) == ["gw1/w2.a", "gw2/w1.a"]
     account.close()
     await store.close()
+
+
+async def test_sockets_of_dead_workers_are_removed_and_those_of_living_ones_stay(tmp_path: Path):
+    paths = [tmp_path / socket_name(worker) for worker in ("gw/w1.a", "gw/w2.b", "gw/w3.c")]
+    living, *dead = (socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in paths)
+    for sock, path in zip((living, *dead), paths, strict=True):
+        sock.bind(str(path))
+        sock.listen(1)
+    with socket.socket(socket.AF_UNIX) as stream:  # Redis, the coordinator
+        stream.bind(str(tmp_path / "redis.sock"))
+        for sock in dead:
+            sock.close()
+        startup.remove_socket(tmp_path, "gw/w3.c")
+        startup.remove_socket(tmp_path, "gw/w3.c")
+        assert not paths[2].exists() and paths[1].exists()
+        startup.remove_stale_sockets(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["gw_w1.a.sock", "redis.sock"]
+    living.close()

@@ -1,5 +1,7 @@
 """The public side: what is shown of sessions, what is remembered of failures, and stopping."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.workers.gateway.gateway_bench import PAIR, GatewayScene
@@ -82,3 +84,16 @@ async def test_the_request_is_not_kept_with_the_session(gateway: GatewayScene) -
     websocket = source.session.websocket
     assert isinstance(websocket, AcceptedWebSocket)
     assert websocket.request is None
+
+
+@on_quiet_loop
+async def test_new_limits_hold_for_sessions_that_open_from_then_on(gateway: GatewayScene) -> None:
+    await gateway.start()
+    before = await gateway.open_remote()
+    config = gateway.public.config
+    config.become(replace(config, limits=replace(config.limits, stanza_bytes=20_000)))
+    gateway.public.reload()
+    after = await gateway.open_remote()
+    limits = [each.session.stream.peer_max_bytes for each in (before, after)]
+    assert limits[1] == 20_000 != limits[0]
+    assert not before.ended

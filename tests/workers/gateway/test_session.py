@@ -141,3 +141,22 @@ async def test_negotiation_has_a_deadline(short_times: None) -> None:
     writer.close()
     await until(lambda: far.ended)
     await far.close()
+
+
+@on_quiet_loop
+async def test_a_round_trip_is_measured_unless_the_session_ends(short_times: None) -> None:
+    far = await FarServer().serve_websocket()
+    peer = Peer()
+    session = await far.connect(peer, websocket=True)
+    assert isinstance(session, WebSocketSession)
+    assert 0 < await session.round_trip() < 5
+    session.ping = lambda payload: None  # type: ignore[method-assign]
+    waiting = asyncio.create_task(session.round_trip())
+    await asyncio.sleep(0)
+    session.abort("enough")
+    with pytest.raises(ConnectionError):
+        await waiting
+    with pytest.raises(ConnectionError):
+        await session.round_trip()
+    await until(lambda: peer.ended and far.ended)
+    await far.close()
