@@ -287,13 +287,13 @@ class WebSocketSession(Session):
             raise ConnectionError
         payload = b"fedgate-" + secrets.token_hex(8).encode()
         echo = self._echoes[payload] = self._loop.create_future()
-        started = self._loop.time()
+        started = time.perf_counter()  # uvloop's own clock counts milliseconds
         self.ping(payload)
         try:
             await echo
         finally:
             self._echoes.pop(payload, None)
-        return self._loop.time() - started
+        return time.perf_counter() - started
 
     def _send(self, data: list[bytes]) -> None:
         self.websocket.send_messages(data)
