@@ -148,14 +148,18 @@ TIMES = {"worker-killed": 20}
 
 
 async def _choose_worker(scene: Scene, rng: random.Random) -> tuple[Gateway, int, Impact]:
-    gateway = rng.choice(scene.gateways)
-    workers = [each for each in await gateway.api("workers") if each["state"] == "running"]
-    if not workers:
-        raise StageError(f"{gateway.name} has no running worker")
-    worker = rng.choice(sorted(workers, key=lambda each: str(each["id"])))
-    used, read = await scene.flows_of(gateway, worker["id"])
-    impact = Impact(time.monotonic(), worker["id"], affected=used, read_by_victim=read)
-    return gateway, int(worker["pid"]), impact
+    """A running worker, preferably one that has sessions: few pairs may all have the same owner."""
+    found = []
+    for gateway in scene.gateways:
+        for worker in await gateway.api("workers"):
+            if worker["state"] == "running":
+                used, read = await scene.flows_of(gateway, worker["id"])
+                found.append((worker["id"], int(worker["pid"]), gateway, used, read))
+    busy = [each for each in found if each[3]]
+    if not found:
+        raise StageError("no worker runs")
+    id, pid, gateway, used, read = rng.choice(sorted(busy or found, key=lambda each: each[0]))
+    return gateway, pid, Impact(time.monotonic(), id, affected=used, read_by_victim=read)
 
 
 async def _kill_redis(gateway: Gateway, *, empty: bool) -> Impact:

@@ -34,6 +34,8 @@ class Flow:
         self.arrived_at = array("d")
         self.bounced_at = array("d")
         self.copies = bytearray()
+        self.first_marked = bytearray()
+        """1: the first copy says that it is late, or that it may be a copy."""
         self.unmarked = 0
         """Later copies of messages that do not say that they are late (XEP-0203)."""
         self.marked = 0
@@ -58,6 +60,7 @@ class Flow:
         self.arrived_at.append(math.nan)
         self.bounced_at.append(math.nan)
         self.copies.append(0)
+        self.first_marked.append(0)
         return number
 
     def arrived(self, number: int, now: float, *, is_marked: bool) -> bool:
@@ -68,6 +71,7 @@ class Flow:
             self._count_copy(Kind(self.kinds[number]), is_marked=is_marked)
             return False
         self.arrived_at[number] = now
+        self.first_marked[number] = is_marked
         if number < self._highest:
             self.reordered.append(number)
         else:

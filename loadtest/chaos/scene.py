@@ -58,15 +58,12 @@ class Scene:
 
     async def _start(self) -> None:
         await self.stage.start()
-        await self.stage.attach_gateways()
         for gateway in self.gateways:
-            proxy = Proxy(
-                self.stage.actor_address(_PROXIES[gateway.name]), gateway.address, WEBSOCKET_PORT
-            )
+            gateway.public_address = self.stage.actor_address(_PROXIES[gateway.name])
+            proxy = Proxy(gateway.public_address, gateway.address, WEBSOCKET_PORT)
             await proxy.start()
             self.proxies[gateway.name] = proxy
-            for domain in (*gateway.domains, gateway.public_host):
-                self.stage.dns.set(domain, "A", proxy.address)
+        await self.stage.attach_gateways()
         for server in (self.stage.capulet, self.stage.montague):
             for domain in server.components:
                 self._add_component(domain, server.address)

@@ -48,6 +48,8 @@ class Gateway:
         self.address = address
         self.directory = directory
         self.public_host = f"gw.{domains[0]}"
+        self.public_address = address
+        """Where DNS says that it is; set before it is attached to put a proxy before it."""
         self.config = directory / "fedgate.toml"
         self.log = log
         self.options: dict[str, dict[str, Any]] = {

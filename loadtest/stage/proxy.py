@@ -51,6 +51,7 @@ class _End(asyncio.Protocol):
         self.other: _End
         self.transport: asyncio.Transport | None = None
         self.early: list[bytes] = []
+        self.has_ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -58,6 +59,8 @@ class _End(asyncio.Protocol):
         transport.set_write_buffer_limits(high=_HIGH_WATER)
         transport.writelines(self.early)
         self.early.clear()
+        if self.other.has_ended:
+            transport.write_eof()
 
     def reset(self) -> None:
         if self.transport is not None and not self.transport.is_closing():
@@ -72,9 +75,12 @@ class _End(asyncio.Protocol):
             self.other.transport.write(data)
 
     def eof_received(self) -> bool:
-        if self.other.transport is not None and self.other.transport.can_write_eof():
-            self.other.transport.write_eof()
-        return True
+        """Pass the end on; the connection stays open until both sides have ended."""
+        self.has_ended = True
+        other = self.other.transport
+        if other is not None and not other.is_closing():
+            other.write_eof()
+        return not self.other.has_ended
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.pipe.is_stalled and self.other.transport is not None:

@@ -42,7 +42,8 @@ class Stage:
     Each of the two servers with a gateway takes `components` external components (XEP-0114), see
     `component_domains()`; without `escalus` the third server stays down. `log_level` is that of
     servers and gateways: "debug" costs more than the traffic it tells about. With `attachment`
-    "component" each gateway has the other one's domains as components of its server.
+    "component" each gateway has the other one's domains as components of its server. `addresses`:
+    elsewhere than on loopback.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Stage:
         log_level: str = "debug",
         attachment: str = "s2s",
         directory: Path | None = None,
+        addresses: Addresses | None = None,
     ) -> None:
         self.keep = directory is not None
         # Not below TMPDIR: Prosody 0.12 fails when it has to warn about a configuration file whose
@@ -63,7 +65,7 @@ class Stage:
         self.directory.chmod(0o755)
         self.logs = self.directory / "logs"
         self.logs.mkdir()
-        self.addresses = Addresses()
+        self.addresses = addresses or Addresses()
         self.authority = TestAuthority(self.directory / "ca")
         self.dns = StageDns(self.addresses.of(_DNS))
         self.users: list[User] = []
@@ -184,7 +186,7 @@ class Stage:
 
     def _publish(self, gateway: Gateway) -> None:
         for domain in (*gateway.domains, gateway.public_host):
-            self.dns.set(domain, "A", gateway.address)
+            self.dns.set(domain, "A", gateway.public_address)
 
     def _make_servers(self) -> None:
         self.capulet = self._make_prosody(CAPULET, _CAPULET, rooms=CAPULET_ROOMS)
