@@ -101,7 +101,7 @@ class Store(JournalStore):
         """All routes, read in pages; one that changes meanwhile may be seen twice or not at all."""
         cursor: ScanCursor = None
         while True:
-            cursor, page = await self.route_page(cursor, 500)
+            cursor, page = await self.route_page(cursor, 200)
             for item in page:
                 yield item
             if cursor is None:
