@@ -112,7 +112,7 @@ async def half_open(scene: Scene, rng: random.Random) -> Impact:
     names = {pipe.upstream_name for pipe in chosen}
     sessions = [each for each in await gateway.api("sessions") if each["peer"] in names]
     impact = Impact(time.monotonic(), gateway.name)
-    impact.affected = {flow for pair in flows_in(sessions)[0] for flow in (pair, pair[::-1])}
+    impact.affected = flows_in(sessions)[0]
     for pipe in chosen:
         pipe.stall()
     await asyncio.sleep(HALF_OPEN)

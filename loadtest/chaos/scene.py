@@ -153,16 +153,20 @@ class Scene:
 
 
 def flows_in(sessions: list[dict[str, Any]]) -> tuple[Names, Names]:
-    """The flows that use any of these sessions, and those read from the local server by them."""
+    """The flows that may use any of these sessions, and those read from the local server by them.
+
+    A session between gateways may go both ways (XEP-0288).
+    """
     used: Names = set()
     read: Names = set()
     for session in sessions:
         for local, remote in session["domain_pairs"]:
-            is_source = session["direction"] == "local" and "waiting" not in session
+            is_local = session["direction"] == "local"
+            is_source = is_local and "waiting" not in session
             if is_source:
                 read.add((local, remote))
-            if is_source or session["direction"] == "outbound":
+            if is_source or not is_local:
                 used.add((local, remote))
-            else:
+            if not is_source:
                 used.add((remote, local))
     return used, read

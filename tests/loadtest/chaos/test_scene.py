@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from loadtest.chaos.scene import flows_in
 
 OURS, THEIRS = "load1.capulet.example", "load1.montague.example"
@@ -11,9 +13,12 @@ def session(direction: str, **more: Any) -> dict[str, Any]:
     return {"direction": direction, "domain_pairs": [[OURS, THEIRS]], **more}
 
 
-def test_flows_by_direction() -> None:
-    assert flows_in([session("outbound", waiting=0)]) == ({(OURS, THEIRS)}, set())
-    assert flows_in([session("inbound")]) == ({(THEIRS, OURS)}, set())
+@pytest.mark.parametrize("direction", ["outbound", "inbound"])
+def test_a_session_between_gateways_may_carry_both_flows(direction: str) -> None:
+    assert flows_in([session(direction)]) == ({(OURS, THEIRS), (THEIRS, OURS)}, set())
+
+
+def test_a_stream_to_the_local_server() -> None:
     assert flows_in([session("local", waiting=0)]) == ({(THEIRS, OURS)}, set())
 
 
