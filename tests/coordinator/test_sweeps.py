@@ -1,5 +1,7 @@
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from coordinator.placement import heir_for
 from coordinator.routes import DomainPair, WorkerInfo
 from coordinator.store import Store, StoreUnavailable, redis_url
 from coordinator.sweeps import ABSENT_SWEEPS, Sweeper, process_lives
+from tests.coordinator.test_supervisor import Coordinator
 
 DEAD, LIVE, OTHER, FAR = "gw1/w1.a", "gw1/w2.a", "gw1/w3.a", "gw2/w1.a"
 PAIRS = [DomainPair("a.example", f"d{number}.example") for number in range(12)]
@@ -298,4 +301,34 @@ async def test_trouble_with_redis_is_left_for_the_next_sweep(config: Config, tmp
     await Sweeper(store, "gw1", lambda worker: False).sweep()
     with pytest.raises(StoreUnavailable):
         await store.journals()
+    await store.close()
+
+
+@pytest.fixture
+async def fedgate(tmp_path: Path) -> AsyncIterator[Coordinator]:
+    """A real coordinator with two workers that do nothing."""
+    coordinator = await Coordinator.start(tmp_path, workers=2)
+    await coordinator.says(" works")
+    await coordinator.says(" works")
+    yield coordinator
+    coordinator.process.send_signal(signal.SIGTERM)
+    assert await coordinator.ends() == 0
+
+
+async def test_a_killed_workers_journal_is_dealt_by_its_coordinator(
+    fedgate: Coordinator, config: Config
+):
+    store = Store(redis_url(config))
+    await store.connect()
+    one, two = sorted(await store.workers())
+    key = store._journal_keys(one)[0]
+    await store._client.xadd(key, {"d": encode_entry([out(PAIRS[0], b"x")])}, id="1-0")
+    fedgate.worker("w1").send(signal.SIGKILL)
+    await fedgate.says(f"dealt 1 records of {one}")
+    owners = [worker for worker in sorted(await store.workers()) if await inbox(store, worker)]
+    route = await store.lookup(PAIRS[0])
+    assert route is not None
+    assert owners == [route.owner]
+    assert not await store.has_journal(one)
+    assert two in await store.workers()
     await store.close()
