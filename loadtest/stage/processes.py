@@ -62,6 +62,11 @@ class StageProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def command(self) -> tuple[str, ...]:
+        """The command line."""
+        return tuple(self._command)
+
+    @property
     def pid(self) -> int:
         if self._process is None:
             raise StageError(f"{self.name} was not started")

@@ -6,6 +6,7 @@ nothing and permits nothing; the stream behind it is authenticated like any othe
 """
 
 import asyncio
+import contextlib
 import socket
 
 from coordinator.address import parse_address
@@ -15,6 +16,8 @@ from workers.gateway.peek import PeekFailed, wait_readable
 CONNECT_TIMEOUT = 2.0
 ANSWER_TIMEOUT = 15.0
 """Seconds until the other machine answers the stream header: it opens the wss session before."""
+SILENT_SECONDS = 3
+"""A machine that acknowledges no byte and no probe for so long is gone."""
 
 _GREETING = b"fedgate-splice "
 _MAX_GREETING = 300
@@ -37,7 +40,21 @@ async def splice_to_gateway(sock: socket.socket, address: str, gateway: str) -> 
     except BaseException:
         remote.close()
         raise
-    return await splice(sock, remote)
+    spliced = await splice(sock, remote)
+    _watch_closely(remote)
+    return spliced
+
+
+def _watch_closely(remote: socket.socket) -> None:
+    """Notice within seconds that the machine is gone.
+
+    Until then the local server's stanzas go nowhere, and one without XEP-0198 sends them only once.
+    """
+    with contextlib.suppress(OSError):  # it broke in this moment: the splice tells
+        remote.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+        remote.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+        remote.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, SILENT_SECONDS)
+        remote.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_SECONDS * 1000)
 
 
 async def _connect(address: str) -> socket.socket:
@@ -53,7 +70,7 @@ async def _connect(address: str) -> socket.socket:
         if sock is not None:
             sock.close()
         raise NativeFailed(
-            resolved=True, reason=f"{address} cannot be reached: {exc or 'no answer in time'}"
+            resolved=True, reason=f"{address} cannot be reached: {str(exc) or 'no answer in time'}"
         ) from None
     return sock
 
