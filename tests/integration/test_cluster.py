@@ -12,7 +12,7 @@ import redis.asyncio as redis_asyncio
 
 from loadtest.stage.addresses import DNS_PORT, LOCAL_PORT
 from loadtest.stage.gateway import Gateway
-from loadtest.stage.processes import StageError, StageProcess, eventually
+from loadtest.stage.processes import StageError, StageProcess
 from loadtest.stage.stage import CAPULET, MONTAGUE, Stage
 from loadtest.stage.users import User
 from tests.integration.conversation import talk, talk_again
@@ -140,11 +140,9 @@ async def wait_owner(cluster: Cluster, gateway: Gateway, within: float = 10) -> 
 async def wait_dealt(cluster: Cluster, worker: str, within: float = 15) -> None:
     """Wait until nothing is left of a dead worker, and the new owner has taken it in."""
     keys = [f"fedgate:{name}:{{{worker}}}" for name in ("journal", "sealed", "inbox")]
-    new = await owner(cluster)
+    inbox = f"fedgate:inbox:{{{await owner(cluster)}}}"
     async with asyncio.timeout(within):
-        while await cluster.redis.exists(*keys) or await cluster.redis.xlen(
-            f"fedgate:inbox:{{{new}}}"
-        ):
+        while await cluster.redis.exists(*keys) or await cluster.redis.xlen(inbox):
             await asyncio.sleep(0.1)
 
 
