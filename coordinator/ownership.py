@@ -146,8 +146,8 @@ class Ownership:
                 decision = Serve(route)
             if isinstance(decision, Serve):
                 await self._own(pair, decision.route)
-            else:
-                self.owned.pop(pair, None)
+            elif route is not None:
+                self._note(pair, route)
             return decision
 
     async def _look(self, pair: DomainPair, view: Workers, *, take: bool) -> Route | None:
@@ -194,12 +194,19 @@ class Ownership:
             if owner is None:
                 replacing = route
             elif owner.state == RUNNING or if_free:
-                self.owned.pop(pair, None)
+                self._note(pair, route)
                 return route
             elif _now() >= deadline:
                 replacing = route
             else:
                 await asyncio.sleep(POLL_INTERVAL)
+
+    def _note(self, pair: DomainPair, route: Route) -> None:
+        """Redis says who owns a pair that is not served here now: ours to give back, or lost."""
+        if route.owner == self.worker_id:
+            self.owned[pair] = route
+        elif self.owned.pop(pair, None) is not None:
+            self.on_lost(pair, route)
 
     async def _own(self, pair: DomainPair, route: Route) -> None:
         """The pair is ours; if it is new to us, first comes what its former owners left."""

@@ -141,6 +141,7 @@ async def test_a_draining_worker_hands_on_what_it_owns_and_takes_nothing_that_is
     await one.acquire(OF_ONE)
     one.draining = True
     assert await one.place(OF_ONE) == HandTo(TWO)
+    assert OF_ONE in one.owned  # and so is given back when it is drained
     assert (await one.acquire(OF_TWO, if_free=True)).owner == TWO
     assert await store.lookup(OF_TWO) is None
 
@@ -158,6 +159,18 @@ async def test_dealt_pairs_are_adopted_unless_somebody_lives_who_has_them(store:
     assert await two.adopt(OF_ONE) == ONE
     await store.take(OF_TWO, "gw1/w9.a", None)
     assert await two.adopt(OF_TWO) == TWO
+
+
+async def test_a_pair_that_turns_out_to_be_anothers_is_lost(store: Store):
+    one = of(store, ONE)
+    lost: list[tuple[DomainPair, Route]] = []
+    one.on_lost = lambda pair, route: lost.append((pair, route))
+    for pair in (OF_ONE, OF_TWO):
+        await one.acquire(pair)
+    taken = [await store.take(pair, TWO, one.owned[pair]) for pair in (OF_ONE, OF_TWO)]
+    assert await one.place(OF_ONE) == HandTo(TWO)
+    assert await one.acquire(OF_TWO) == taken[1]
+    assert lost == [(OF_ONE, taken[0]), (OF_TWO, taken[1])] and one.owned == {}
 
 
 # Giving back.
