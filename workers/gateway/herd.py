@@ -33,14 +33,20 @@ class Herd:
     async def turn(self, *, urgent: bool) -> AsyncIterator[None]:
         """Wait for a turn and have it."""
         await self._begin(urgent)
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(LONGEST_TURN, self._next)
+        is_over = False
+
+        def end() -> None:
+            nonlocal is_over
+            if not is_over:
+                is_over = True
+                self._next()
+
+        timer = asyncio.get_running_loop().call_later(LONGEST_TURN, end)
         try:
             yield
         finally:
-            if timer.when() > loop.time():
-                timer.cancel()
-                self._next()
+            timer.cancel()
+            end()
 
     async def _begin(self, urgent: bool) -> None:
         if self.running < self.limit and not (self._urgent or self._others):
