@@ -95,15 +95,20 @@ class Crew:
             log.info("worker %s, pid %d, was started elsewhere", link.worker, link.pid)
             return
         incarnation.worker = link.worker
-        if incarnation.state == "starting":
-            incarnation.state = "running"
-            log.info("worker %s is ready, pid %d", link.worker, link.pid)
-            if incarnation.is_adopted:
-                self._reception.command(link.worker, "reload")
-        elif incarnation.state == "draining":
+        if incarnation.state == "draining":
             self._reception.command(link.worker, "drain")
+        elif incarnation.is_adopted:
+            self._reception.command(link.worker, "reload")
         if incarnation in incarnation.slot.retired or self._is_unwanted(incarnation.slot):
             self.retire(incarnation)
+
+    def on_ready(self, link: Link) -> None:
+        """A worker reports for the first time: it accepts, so its predecessor may go."""
+        incarnation = self._workforce.of_pid(link.pid)
+        if incarnation is None or incarnation.state != "starting":
+            return
+        incarnation.state = "running"
+        log.info("worker %s is ready, pid %d", link.worker, link.pid)
         self._succession.on_ready(incarnation)
 
     def _is_unwanted(self, slot: Slot) -> bool:

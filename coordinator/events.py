@@ -27,6 +27,11 @@ class WorkerConnected:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerReady:
+    link: Link
+
+
+@dataclass(frozen=True, slots=True)
 class OrderReceived:
     order: Order
     reply: asyncio.Future[Reply]
@@ -42,4 +47,12 @@ class TimerRanOut:
     action: Callable[[], Any]
 
 
-Event = Signalled | WorkerExited | WorkerConnected | OrderReceived | RedisExited | TimerRanOut
+Event = (
+    Signalled
+    | WorkerExited
+    | WorkerConnected
+    | WorkerReady
+    | OrderReceived
+    | RedisExited
+    | TimerRanOut
+)

@@ -39,6 +39,8 @@ class Reception:
     def __init__(self, state_dir: str | Path, authority: Authority) -> None:
         self.links: dict[str, Link] = {}
         self.on_hello: Callable[[Link], None] = lambda link: None
+        self.on_ready: Callable[[Link], None] = lambda link: None
+        """A worker has reported for the first time on its connection: it serves."""
         self.on_gone: Callable[[Link], None] = lambda link: None
         self.on_order: Callable[[Order], Awaitable[Reply]] = _refuse
         self._path = control.socket_path(state_dir)
@@ -144,7 +146,10 @@ class Reception:
             while True:
                 message = await control.read_message(reader)
                 if isinstance(message, control.Report):
+                    is_first = not link.reported_at
                     link.report, link.reported_at = message.snapshot, time.time()
+                    if is_first:
+                        self.on_ready(link)
                 elif isinstance(message, control.Answer):
                     answer = self._questions.get(message.request)
                     if answer is not None and not answer.done():

@@ -35,6 +35,7 @@ from coordinator.events import (
     TimerRanOut,
     WorkerConnected,
     WorkerExited,
+    WorkerReady,
 )
 from coordinator.exits import ExitCode
 from coordinator.health import TICK
@@ -121,6 +122,7 @@ class Supervisor:
         await self._open_redis(stack)
         self._reception = Reception(self._state_dir, authority)
         self._reception.on_hello = lambda link: self._events.put_nowait(WorkerConnected(link))
+        self._reception.on_ready = lambda link: self._events.put_nowait(WorkerReady(link))
         self._reception.on_order = self._on_order
         await self._reception.start()
         stack.push_async_callback(self._reception.close)
@@ -189,6 +191,8 @@ class Supervisor:
                 self._on_stop_signal()
             case WorkerConnected(link):
                 self._crew.on_connected(link)
+            case WorkerReady(link):
+                self._crew.on_ready(link)
                 self._note_ready()
             case WorkerExited(gone, code):
                 self._on_worker_exited(gone, code)

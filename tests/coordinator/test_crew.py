@@ -110,6 +110,7 @@ class Scene:
         name = f"gw/{worker.slot.name}.{worker.pid}"
         self.reception.links[name] = Link(name, worker.pid, None, 1.0, report)  # type: ignore[arg-type]
         self.crew.on_connected(self.reception.links[name])
+        self.crew.on_ready(self.reception.links[name])
         return name
 
     def end(self, worker: Incarnation, code: int | None = 0) -> None:
@@ -194,8 +195,12 @@ async def test_a_grown_one_is_replaced_once(scene: Scene):
     scene.reception.links[old.worker].report["rss_bytes"] = 2**31
     await scene.crew.tick(1000.0)
     await scene.crew.tick(1001.0)
-    assert slot.successor and len(scene.trouble) == 1
-    scene.connect(slot.successor)
+    successor = slot.successor
+    assert successor and len(scene.trouble) == 1
+    link = Link("gw/w1.new", successor.pid, None, 1.0)  # type: ignore[arg-type]
+    scene.crew.on_connected(link)
+    assert old.state == "running"  # who says Hello does not accept yet
+    scene.crew.on_ready(link)
     assert old.state == "draining" and slot.state == "running"
 
 

@@ -81,11 +81,16 @@ async def test_reports_and_commands_pass_and_a_lost_worker_is_told(
 ):
     gone: asyncio.Queue[Link] = asyncio.Queue()
     reception.on_gone = gone.put_nowait
+    ready: list[Link] = []
+    reception.on_ready = ready.append
     caller = await call()
     await caller.ask(Hello("gw1/w1.a", 1))
     caller.writer.write(control.encode(Report({"routes": 3})))
     await caller.ask(LeafRequest(1, "b.example", "session"))  # answered after the report was read
     assert reception.links["gw1/w1.a"].report == {"routes": 3}
+    caller.writer.write(control.encode(Report({"routes": 4})))
+    await caller.ask(LeafRequest(2, "b.example", "session"))
+    assert [link.report for link in ready] == [{"routes": 4}]  # once, at the first one
     reception.command_all("drain")
     assert await control.read_message(caller.reader) == control.Command("drain")
     caller.writer.close()

@@ -120,6 +120,33 @@ async def test_a_worker_serves_reports_and_drains(tmp_path: Path, how: str) -> N
     server.close()
 
 
+async def test_a_worker_reloads_what_is_sound_and_refuses_what_is_broken(tmp_path: Path) -> None:
+    path = configuration(tmp_path)
+    fake = FakeCoordinator()
+    server = await asyncio.start_unix_server(fake.serve, socket_path(str(tmp_path / "state")))
+    process = await start(path)
+    assert process.stderr is not None
+    async with asyncio.timeout(20):
+        await fake.reported.wait()
+        assert isinstance(fake.reports[0]["names"], int)
+        sound = path.read_text()
+        path.write_text(sound + "\n[limits]\ndepth = 50\nunauthenticated = 7\n")
+        process.send_signal(signal.SIGHUP)
+        while not fake.reports[-1]["restart_needed"]:
+            fake.reported.clear()
+            await fake.reported.wait()
+        assert fake.reports[-1]["restart_needed"] == ["limits.unauthenticated"]
+        path.write_text(sound.replace("privkey", "other").replace("gateway]", "gatway]"))
+        fake.writer.write(control.encode(control.Command("reload")))
+        while b"reload: nothing was changed" not in (line := await process.stderr.readline()):
+            assert line
+        fake.writer.write(control.encode(control.Command("drain")))
+        log = await process.stderr.read()
+        assert await process.wait() == 0
+    assert b"Traceback" not in log
+    server.close()
+
+
 async def test_a_worker_that_cannot_boot_says_why_in_one_line(tmp_path: Path) -> None:
     path = configuration(tmp_path)
     path.write_text(path.read_text().replace("ca/ca.pem", "ca/missing.pem"))
