@@ -16,7 +16,7 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 COMMAND_TIMEOUT = 0.25
 PAUSE = 0.5
@@ -99,7 +99,7 @@ class RedisClient:
                 self.invalid_values += 1
                 raise BadValue from exc
             raise StoreUnavailable(f"Redis refuses: {exc}") from exc
-        except (RedisError, OSError) as exc:  # OSError includes TimeoutError
+        except (RedisError, RedisClusterException, OSError) as exc:  # TimeoutError is an OSError
             self._paused_until = time.monotonic() + PAUSE
             raise StoreUnavailable(f"Redis is away: {exc or type(exc).__name__}") from exc
 

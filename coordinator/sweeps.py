@@ -126,7 +126,10 @@ class Sweeper:
     ) -> int:
         """Put the records of a page into their new owners' inboxes, in order; returns how many."""
         records = [
-            record for entry in entries for record in entry.records if record.kind != "barrier"
+            record
+            for entry in entries
+            for record in entry.records
+            if record.data and record.kind != "barrier"
         ]
         pairs = list({record.pair for record in records if record.kind != "in"})
         owners: dict[DomainPair, str] = {}

@@ -126,6 +126,15 @@ async def test_sentinel_fails_over_and_the_journal_is_written_again(tmp_path: Pa
         await store.close()
 
 
+@pytest.mark.parametrize("kind", ["redis", "redis+sentinel", "redis+cluster"])
+async def test_a_redis_that_is_not_there_is_unavailable(kind: str):
+    store = Store(f"{kind}://127.0.0.1:1")
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="Redis is away"):
+            await store.connect()
+    await store.close()
+
+
 async def test_an_unknown_form_of_url_is_refused():
     with pytest.raises(ValueError, match="URL"):
         await Store("http://example").connect()
