@@ -45,7 +45,7 @@ async def drain(
     public.stop()
     await control.announce()
     heirs = set(control.live_workers()) - {control.worker_id}
-    steps = _Steps(control, local, public)
+    steps = _Steps(control, local, public, loop.time() + timeout / 2.0)
     seconds = spread(len(steps.due()), timeout, has_heirs=bool(heirs))
     while (steps.plan(seconds) or steps.are_left) and loop.time() < deadline - LEFT_FOR_HOPS:
         seconds = 0.0  # what was being negotiated or handed to us meanwhile goes at once
@@ -61,7 +61,9 @@ class _Steps:
         control: ControlPlane,
         local: LocalListener | ComponentAttachment,
         public: PublicListener,
+        half_time: float,
     ) -> None:
+        self._half_time = half_time
         self._control = control
         self._local = local
         self._public = public
@@ -72,7 +74,8 @@ class _Steps:
         found: list[Source | DomainPair] = [*self._public.sources]
         if isinstance(self._local, LocalListener):
             found += {*self._control.owned, *(source.pair for source in self._local.sources)}
-        else:
+        elif not self._public.sources or asyncio.get_running_loop().time() > self._half_time:
+            # What remotes have sent goes to the local server by the stream that is to end.
             found += self._local.sources
         return [each for each in found if each not in self._planned]
 
