@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -297,6 +298,31 @@ async def test_a_redis_that_stands_still_is_away_within_the_command_timeout(
     assert loop.time() - started < 0.5
     await until(lambda: told.words[-1] == (b"1", True))
     assert await stored(store) == [[b"1"]]
+
+
+async def test_a_redis_that_was_stopped_holds_everything_once_and_in_order(
+    store: Store, writer: JournalWriter, told: Told, redis: EmbeddedRedis
+):
+    records = [told.record(b"%02d" % number) for number in range(30)]
+    for record in records[:10]:
+        writer.add(record)
+    await until(lambda: records[9].is_kept)
+    assert redis.process
+    redis.process.send(signal.SIGSTOP)
+    for record in records[10:20]:  # in flight, to be executed when nobody waits for it any more
+        writer.add(record)
+    await until(lambda: (b"19", False) in told.words)
+    for record in records[20:]:
+        writer.add(record)
+    await asyncio.sleep(0.3)  # several attempts to come back
+    redis.process.send(signal.SIGCONT)
+    await until(lambda: records[-1].is_kept)
+    await until(lambda: not writer._journal.is_in_flight)
+    assert flat(await stored(store)) == [b"%02d" % number for number in range(30)]
+    for record in records:
+        writer.complete(record)
+    await until(lambda: not writer._journal.has_work and not writer._journal.is_in_flight)
+    assert await stored(store) == []
 
 
 async def test_a_redis_that_refuses_is_asked_in_intervals(
