@@ -50,7 +50,7 @@ class Gateway:
     )
     drain_timeout: float = option(30.0, "seconds a drain may take before sessions are cut")
     hang_timeout: float = option(
-        10.0, "seconds without a sign of life after which a worker is killed; 0: never"
+        5.0, "seconds without a sign of life after which a worker is killed; 0: never"
     )
     max_worker_rss: int = option(
         1073741824, "bytes of memory from which on a worker is replaced by a new one; 0: never"
