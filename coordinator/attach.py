@@ -90,10 +90,10 @@ def _prosody_warnings(config: Config) -> list[str]:
         "and 30kb/s means about 90 stanzas a second",
         'keep "smacks", "tls", "saslauth" and "dialback" in modules_enabled and '
         "s2s_secure_auth = true, as Debian ships them",
-        "if one remote domain gets more than about 100 stanzas a second, add `smacks_max_queue_size "
-        "= 2000`: Prosody can send again only its last 500 of a stream, which must last until a "
-        "stopped worker is replaced (gateway.hang_timeout); costs 16 bytes a slot in every session, "
-        "clients' too",
+        "if one remote domain gets more than about 100 stanzas a second, add "
+        "`smacks_max_queue_size = 2000`: Prosody can send again only its last 500 of a stream, "
+        "which must last until a stopped worker is replaced (gateway.hang_timeout); each slot "
+        "costs 16 bytes in every session, clients' too",
     ]
     lines += [
         f"{domain}: Prosody's resolver never asks for names under {ending}, use another domain"
