@@ -91,6 +91,7 @@ class Supervisor:
         self._orders: Orders
         self._reception: Reception
         self._overview: Overview
+        self._is_looking = False
         self._is_over = False
         self._failure = StartFailed("", ExitCode.OK)
 
@@ -225,6 +226,12 @@ class Supervisor:
         self._after(TICK, self._tick)
         await self._crew.tick(time.time())
         self._chore(self._sweeper.sweep())
+        # Beside the loop: a Redis that stands still must not hold up what becomes of workers.
+        if not self._is_looking:
+            self._chore(self._look_at_redis())
+
+    async def _look_at_redis(self) -> None:
+        self._is_looking = True
         try:
             await self._store.ping()
             self._overview.redis_up = True
@@ -233,6 +240,8 @@ class Supervisor:
                 log.warning("%s; sessions go on without it", exc)
                 self._overview.note_error("redis", str(exc))
             self._overview.redis_up = False
+        finally:
+            self._is_looking = False
 
     # Stopping.
 

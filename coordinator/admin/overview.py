@@ -87,6 +87,9 @@ class Overview:
                 "url": shown_url(self.settings.redis.url) or "embedded",
             },
             "listening": self.listening(),
+            "restart_needed": sorted(
+                {str(key) for link in links for key in link.report.get("restart_needed", ())}
+            ),
             "ledger": self.ledger(),
         }
 

@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -395,6 +396,21 @@ async def test_orders_about_sessions_are_answered_by_the_workers(start: Start):
     assert await fedgate.order("reconnect") == Reply(True, f"{pair}: reconnect ")
     assert await fedgate.order("close", "b.example") == Reply(False, f"{pair}: close b.example")
     assert not (await fedgate.order("ping", "not a domain")).ok
+
+
+async def test_a_redis_that_stands_still_holds_up_no_replacement(start: Start):
+    fedgate = await start()
+    await fedgate.says("ready, listening on")
+    redis = fedgate.redis()
+    redis.send(signal.SIGSTOP)
+    try:
+        await fedgate.until("/readyz", lambda answer: "redis" in answer["degraded"])
+        fedgate.worker("w1").send(signal.SIGKILL)
+        before = time.monotonic()
+        await fedgate.says("is ready, pid")
+        assert time.monotonic() - before < 5
+    finally:
+        redis.send(signal.SIGCONT)
 
 
 async def test_two_coordinators_on_one_state_directory_are_refused(start: Start):

@@ -49,12 +49,13 @@ def test_a_lost_redis_and_what_workers_miss_is_degraded_but_ready(
 
 def test_status_sums_the_workers(overview: Overview, connect: Connect):
     connect(1, {"sessions": 1, "routes": 2})
-    connect(2, {"sessions": 2, "routes": 3})
+    connect(2, {"sessions": 2, "routes": 3, "restart_needed": ["websocket.path"]})
     status = overview.status()
     assert (status["sessions"], status["routes"]) == (3, 5)
     assert status["workers"] == {"configured": 2, "running": 2}
     assert status["redis"] == {"up": True, "url": "embedded"}
     assert status["domains"] == ["a.example"]
+    assert status["restart_needed"] == ["websocket.path"]
 
 
 def test_workers_show_the_contracts_fields_and_whatever_else_they_report(
