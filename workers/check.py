@@ -111,8 +111,21 @@ class Check:
                 ) from None
         self._say("dns", f"addresses: {addresses or 'none'}; native SRV: {srv or 'none'}")
 
+    def _check_component(self) -> None:
+        """There is no steering: what is declared comes by the component's stream."""
+        if self._domain not in self._config.remote:
+            raise StepFailed(
+                "component",
+                f"{self._domain} is not declared under [remote], and local.attach is component",
+                f'add a table [remote."{self._domain}"], the lines of `fedgate attach`, and reload',
+            )
+        self._say("component", "declared; `fedgate sessions` shows whether it is connected")
+
     async def _check_steering(self) -> None:
         local = self._config.local
+        if local.attach == "component":
+            self._check_component()
+            return
         if not local.dns:
             self._say("steering", 'off (local.dns is "")', "note")
             return

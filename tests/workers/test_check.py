@@ -204,3 +204,12 @@ def test_bad_input_is_one_line(arguments, code, tmp_path, capsys):
         arguments = ["--config", write_config(tmp_path), *arguments]
     assert main(arguments) == code
     assert capsys.readouterr().err.startswith("fedgate: ")
+
+
+async def test_with_components_the_domain_must_be_declared(scene):
+    assert await scene.check(attach="component", dns=""), scene.lines
+    assert scene.line("component").startswith("declared")
+    scene.remote = {}
+    assert not await scene.check(attach="component", dns="")
+    assert scene.steps() == ["dns", "component"]
+    assert "not declared under [remote]" in scene.line("component")
