@@ -197,7 +197,7 @@ class ComponentLink:
                 continue
             self._connected(source)
             connected_at = self._loop.time()
-            await source.session.closed_future
+            await asyncio.shield(source.session.closed_future)
             if self._loop.time() - connected_at >= STABLE_TIME:
                 delay = FIRST_RETRY
                 continue
@@ -271,6 +271,7 @@ class ComponentLink:
         if source.session.ended:
             return  # lost in the same turn
         self.source = source
+        source.keep_alive(self._config.limits.ping_interval)
         self._wake()
         self._on_connected(self)
 

@@ -7,6 +7,7 @@ barrier of a hop, an XEP-0199 ping, is answered on this very stream, in order.
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable
 from functools import partial
 from itertools import groupby
@@ -20,6 +21,7 @@ from workers.gateway.local_source import BOUNCING_TIME
 from workers.gateway.router import Router
 from workers.gateway.session import Session, SessionOwner, TcpSession
 from workers.gateway.source import SETTLE_TIMEOUT, Source
+from workers.xmpp import elements
 from workers.xmpp.events import Event, StanzaRefused, StanzasReceived, StreamClosed
 from workers.xmpp.stanza import Stanza
 
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 SIP_INTERVAL = 0.1
 # How much longer an answer may take that stands behind what we do not read.
 _PATIENCE_WHEN_HELD = 6
+# Ids of pings that only ask whether the server is still there begin with this.
+ALIVE = "fedgate-alive-"
 # How often a closing source looks whether its hops are done, in seconds.
 _LOOK_INTERVAL = 0.05
 
@@ -113,11 +117,36 @@ class ComponentSource(Source):
         self._failures: dict[DomainPair, tuple[float, HopFailed]] = {}
         self._refused: set[str] = set()
         self._sip_timer: asyncio.TimerHandle | None = None
+        self._alive_timer: asyncio.TimerHandle | None = None
+        self._alive_id = ""
+        """Of the ping that waits for its answer."""
+        self._is_heard = False
+        """Something came since the last look."""
         self.writable = asyncio.Event()
         self.writable.set()
 
     def attach(self, session: TcpSession) -> None:
         self.session = self._session = session
+
+    def keep_alive(self, interval: float) -> None:
+        """Ask a server that is silent for `interval` seconds; without an answer cut the stream.
+
+        A machine that vanished says nothing, and while we believe in the stream nobody reconnects.
+        """
+        if self._session.ended:
+            return
+        if self._is_heard or self.is_held:
+            self._alive_id = ""
+        elif self._alive_id:
+            self._session.abort(f"no answer to a ping for {interval:g} s")
+            return
+        else:
+            self._alive_id = f"{ALIVE}{secrets.token_hex(8)}"
+            ping = elements.ping(self.remote, self.pair.local, self._alive_id)
+            self._session.stream.send_element(ping)
+            self._session.write()
+        self._is_heard = False
+        self._alive_timer = self._loop.call_later(interval, self.keep_alive, interval)
 
     @property
     def pair(self) -> DomainPair:
@@ -188,6 +217,7 @@ class ComponentSource(Source):
     # What the session calls.
 
     def on_event(self, session: Session, event: Event) -> None:
+        self._is_heard = True
         if type(event) is StanzasReceived:
             self._on_stanzas(event.stanzas)
             if self.is_held:
@@ -210,8 +240,9 @@ class ComponentSource(Source):
 
     def on_closed(self, session: Session, reason: str) -> None:
         super().on_closed(session, reason)
-        if self._sip_timer is not None:
-            self._sip_timer.cancel()
+        for timer in (self._sip_timer, self._alive_timer):
+            if timer is not None:
+                timer.cancel()
         for hop in self._hops.values():
             hop.leave()
         self._hops.clear()
@@ -246,7 +277,7 @@ class ComponentSource(Source):
 
     def _on_refused(self, event: StanzaRefused) -> None:
         stanza = event.stanza
-        if self._is_barrier(stanza):  # an error went to a domain of the server that we do not serve
+        if self._is_answer(stanza):  # an error went to a domain of the server that we do not serve
             self._on_handled(1)
             return
         if stanza.target_domain != self.remote:
@@ -271,20 +302,20 @@ class ComponentSource(Source):
 
     def _without_barriers(self, stanzas: list[Stanza]) -> list[Stanza]:
         """Take out the answers to our own pings."""
-        others = [stanza for stanza in stanzas if not self._is_barrier(stanza)]
+        others = [stanza for stanza in stanzas if not self._is_answer(stanza)]
         if len(others) < len(stanzas):
             self._on_handled(len(stanzas) - len(others))
         return others
 
-    def _is_barrier(self, stanza: Stanza) -> bool:
-        return (
-            stanza.name == "iq"
-            and stanza.type in ("result", "error")
-            and (stanza.id or "").startswith(BARRIER)
-            and self.router.barrier_answered(
-                DomainPair(stanza.sender_domain, self.remote),
-                (stanza.id or "").removeprefix(BARRIER),
-            )
+    def _is_answer(self, stanza: Stanza) -> bool:
+        if stanza.name != "iq" or stanza.type not in ("result", "error"):
+            return False
+        id = stanza.id or ""
+        if id.startswith(ALIVE):
+            return id == self._alive_id
+        pair = DomainPair(stanza.sender_domain, self.remote)
+        return id.startswith(BARRIER) and self.router.barrier_answered(
+            pair, id.removeprefix(BARRIER)
         )
 
 

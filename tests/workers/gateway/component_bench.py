@@ -43,6 +43,8 @@ class ComponentServer:
         """A stream error condition instead of the handshake's answer."""
         self.answers = True
         """Answer pings, in order; else keep them."""
+        self.is_alive = True
+        self.asked_alive = 0
         self.got: list[Stanza] = []
         self.pings: list[Stanza] = []
         self.proofs: list[str] = []
@@ -113,6 +115,10 @@ class ComponentServer:
             self.footers += 1
             writer.write(b"</stream:stream>")
             writer.close()
+        elif isinstance(item, Stanza) and (item.id or "").startswith("fedgate-alive-"):
+            self.asked_alive += 1
+            if self.is_alive:
+                self.answer(item)
         elif isinstance(item, Stanza) and (item.id or "").startswith("fedgate-barrier-"):
             self.pings.append(item)
             if self.answers:

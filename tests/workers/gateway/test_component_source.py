@@ -1,6 +1,7 @@
 """One stream, several hops: barriers, pace and ends do not disturb the others."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -184,3 +185,19 @@ async def test_lanes_wait_while_the_server_does_not_read(component: ComponentSce
     assert component.server.ids() == ["1"]
     source.on_write_resumed(source.session)
     await until(lambda: component.server.ids() == ["1", "2"])
+
+
+@on_quiet_loop
+async def test_a_silent_server_is_asked_and_a_vanished_one_left(tmp_path: Path) -> None:
+    component = ComponentScene(tmp_path, ping_interval=0.02)
+    await component.start()
+    await until(lambda: component.server.asked_alive >= 3)
+    assert len(component.server.writers) == 1
+    assert not component.far.got  # the answers are for us
+    component.server.is_alive = False
+    await until(lambda: len(component.server.writers) >= 2)
+    assert any("no answer to a ping" in error["reason"] for error in component.errors)
+    component.server.is_alive = True
+    component.server.send(message("1"))
+    await until(lambda: component.far.got)
+    await component.close()
