@@ -171,7 +171,6 @@ class RemoteSource(InboundSource):
             self._suspended = self._stream.give_way()
             if self._suspended is not None:
                 session.pump()
-                session.abort(reason)
                 self.origin.keep_all()
                 if self.way_back is not None:
                     self.way_back.on_closed(session, reason)

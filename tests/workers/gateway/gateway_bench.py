@@ -108,6 +108,9 @@ class FakeControl(ControlPlane):
         self.places = {pair: p for pair, p in self.places.items() if p.worker != worker}
         self.routes = {pair: r for pair, r in self.routes.items() if r.owner != worker}
 
+    def note_draining(self, worker: str) -> None:
+        self.workers = [name for name in self.workers if name != worker]
+
     def live_workers(self) -> list[str]:
         return self.workers
 
@@ -329,6 +332,9 @@ class GatewayScene:
         for peer in self.peers:
             if hasattr(peer, "session") and not peer.session.ended:
                 peer.session.abort("the scene ends")
+        await until(lambda: all(source.is_lost for source in self.public.sources))
+        for source in list(self.public.sources):
+            source.close()
         await until(lambda: not self.public.sources and not self.listener.sources)
         await self.local.close()
         await self.remote.close()

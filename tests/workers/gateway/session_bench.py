@@ -82,6 +82,8 @@ class FarServer:
         self.verdict = "valid"
         """On dialback keys that it is asked about; "" for no answer."""
         self.management = True
+        self.stream_options: dict[str, Any] = {}
+        """More of `StreamConfig`."""
         self.tls: SSL.Context | None = None
         """On TCP: what STARTTLS is offered with."""
         self.handles = True
@@ -162,6 +164,7 @@ class FarServer:
             hosts=frozenset({self.domain}),
             use_management=self.management,
             offer_tls=self.tls is not None,
+            **self.stream_options,
         )
 
     def _new_tcp_session(self) -> TcpSession:
