@@ -73,9 +73,10 @@ class Command(msgspec.Struct, frozen=True, tag="command"):
 
 
 class Request(msgspec.Struct, frozen=True, tag="request"):
-    """Coordinator: answer this. `argument` is a domain, "" for all of them.
+    """Coordinator: answer this.
 
-    "sessions": describe them; "close", "reconnect", "ping": do so with those of the domain.
+    "sessions": describe them, at most as many as `argument` says ("": all). "close", "reconnect",
+    "ping": do so with those of the domain in `argument` ("": of all domains).
     """
 
     request: int

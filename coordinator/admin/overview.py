@@ -119,13 +119,14 @@ class Overview:
                 break
         return sorted(shown, key=lambda route: (route["remote"], route["local"]))
 
-    async def sessions(self) -> list[dict[str, Any]]:
-        """All sessions, as the workers describe them now; those that do not answer are left out.
+    async def sessions(self, limit: int = 0) -> list[dict[str, Any]]:
+        """All sessions, or `limit`, as workers describe them now; who does not answer is left out.
 
         They are asked when somebody wants to know: reports carry the number alone, so that a
         gateway with 10,000 sessions costs nothing per second for them.
         """
-        return rows_of(await self._reception.ask_all("sessions"))
+        found = rows_of(await self._reception.ask_all("sessions", str(limit or "")))
+        return found[:limit] if limit else found
 
     def listening(self) -> dict[str, list[str]]:
         """Where we listen, in words."""

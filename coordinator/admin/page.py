@@ -42,7 +42,7 @@ const sum = (dropped) => Object.entries(dropped).map(([reason, n]) => reason + "
 async function refresh() {
   try {
     const [status, workers, sessions, errors] =
-      await Promise.all(["status", "workers", "sessions", "errors"].map(get));
+      await Promise.all(["status", "workers", "sessions?limit=200", "errors"].map(get));
     const routes = await get("routes").catch(() => []);
     at("name").textContent = "fedgate " + status.name;
     const well = status.ready && !status.degraded.length;
@@ -57,7 +57,7 @@ async function refresh() {
     table("workers", ["worker", "pid", "state", "sessions", "routes", "MiB", "restarts"], workers.map(
       (w) => [w.id, w.pid, w.state, w.sessions, w.routes, (w.rss_bytes / 1048576).toFixed(1), w.restarts]));
     table("sessions", ["domain pairs", "direction", "authenticated by", "worker", "since"],
-      sessions.slice(0, 200).map(
+      sessions.map(
         (s) => [pairs(s), s.direction, s.authenticated_by, s.worker, time(s.since)]));
     table("routes", ["local", "remote", "owner", "epoch"],
       routes.slice(0, 200).map((r) => [r.local, r.remote, r.owner, r.epoch]));

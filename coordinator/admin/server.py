@@ -65,7 +65,10 @@ def application(overview: Overview) -> web.Application:
             return web.json_response({"error": str(exc)}, status=503)
 
     async def sessions(request: web.Request) -> web.Response:
-        return web.json_response(await overview.sessions())
+        limit = request.query.get("limit", "0")
+        if not (limit.isdecimal() and limit.isascii() and len(limit) < 8):
+            return web.json_response({"error": "limit is a number"}, status=400)
+        return web.json_response(await overview.sessions(int(limit)))
 
     def shown(question: Callable[[], object]) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def answer(request: web.Request) -> web.Response:

@@ -167,25 +167,42 @@ async def test_a_rolling_restart_replaces_every_worker_and_loses_nothing(
 ) -> None:
     gateway = stage.capulet_gateway
     await talk(juliet, romeo)
-    dropped = (await gateway.wait_settled())["outbound"]["dropped"]
+    counted = await gateway.wait_settled()
     old = set(await gateway.worker_pids())
-    ids = [juliet.send(romeo.jid, f"before {n}", id=f"roll-{n}") for n in range(50)]
-    await gateway.run("restart")
     expected = gateway.options["gateway"]["workers"]
-    for number in range(50, 400):
-        ids.append(juliet.send(romeo.jid, f"during {number}", id=f"roll-{number}"))
-        await asyncio.sleep(0.01)
-    async with asyncio.timeout(40):
-        while old & set(pids := await gateway.worker_pids()) or len(pids) != expected:  # noqa: ASYNC110 - another process
-            await asyncio.sleep(0.1)
-    ids.append(juliet.send(romeo.jid, "after", id="roll-after"))
-    await eventually(
-        lambda: set(heard(romeo, "roll")) >= set(ids),
-        within=30,
-        what=lambda: f"not heard: {sorted(set(ids) - set(heard(romeo, 'roll')))}",
-    )
-    assert not juliet.inbox.peek(lambda s: s.type == "error" and s.id.startswith("roll-"))
-    assert (await gateway.wait_settled())["outbound"]["dropped"] == dropped
+    async with conversation(juliet, romeo, "roll"):
+        assert "replaced one after the other" in await gateway.run("restart")
+        async with asyncio.timeout(40):
+            while old & set(pids := await gateway.worker_pids()) or len(pids) != expected:  # noqa: ASYNC110 - other processes
+                await asyncio.sleep(0.1)
+    after = await gateway.wait_settled()
+    for side in ("outbound", "inbound"):
+        assert after[side]["dropped"] == counted[side]["dropped"]
+        assert after[side]["bounced"] == counted[side]["bounced"]
+
+
+@pytest.mark.timeout(60)
+async def test_a_worker_that_stands_still_is_replaced(
+    stage: Stage, juliet: User, romeo: User
+) -> None:
+    gateway = stage.capulet_gateway
+    gateway.configure("gateway", hang_timeout=2.0)
+    assert "in force: gateway.hang_timeout" in await gateway.run("reload")
+    try:
+        await talk(juliet, romeo)
+        (session, *_) = await gateway.sessions("montague.example")
+        workers = {worker["id"]: worker["pid"] for worker in await gateway.api("workers")}
+        victim = workers[session["worker"]]
+        os.kill(victim, signal.SIGSTOP)
+        await gateway.wait_gone(victim)
+        await gateway.wait_ready()
+        assert victim not in await gateway.worker_pids()
+        texts = [error["text"] for error in await gateway.api("errors") if "text" in error]
+        assert "has reported nothing for 2 s: killed" in texts
+        await talk_again(juliet, romeo)
+    finally:
+        gateway.configure("gateway", hang_timeout=None)
+        await gateway.run("reload")
 
 
 @pytest.mark.timeout(60)

@@ -77,12 +77,13 @@ def test_a_worker_started_elsewhere_is_shown_too(overview: Overview):
 async def test_sessions_are_asked_for_and_carry_their_worker(
     overview: Overview, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ):
-    async def ask_all(verb: str) -> dict[str, object]:
-        assert verb == "sessions"
-        return {"gw1/w1.a": [SESSION], "gw1/w2.a": None}
+    async def ask_all(verb: str, most: str) -> dict[str, object]:
+        assert (verb, most) in (("sessions", ""), ("sessions", "1"))
+        return {"gw1/w1.a": [SESSION], "gw1/w2.a": None, "gw1/w3.a": [SESSION] if most else []}
 
     monkeypatch.setattr(overview._reception, "ask_all", ask_all)
     assert await overview.sessions() == [{"worker": "gw1/w1.a", **SESSION}]
+    assert len(await overview.sessions(1)) == 1
 
 
 def test_who_retires_is_shown_beside_its_successor(overview: Overview, connect: Connect):

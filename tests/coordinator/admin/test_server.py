@@ -85,3 +85,8 @@ async def test_it_serves_on_the_sockets_it_is_given(overview: Overview, config: 
     assert (await asyncio.to_thread(fetch, config, "status"))["name"] == "gw1"
     await server.close()
     bound.close()
+
+
+@pytest.mark.parametrize(("limit", "status"), [("5", 200), ("many", 400), ("-1", 400)])
+async def test_sessions_may_be_limited(browser: TestClient, limit: str, status: int):
+    assert (await browser.get("/api/sessions", params={"limit": limit})).status == status

@@ -33,7 +33,7 @@ async def test_sessions_are_counted_and_described(gateway: GatewayScene) -> None
     rows = await asked.answer("sessions", "")
     assert asked.count() == len(rows) == 2
     assert {row["direction"] for row in rows} == {"inbound", "outbound"}
-    assert await asked.answer("sessions", "elsewhere.example") == []
+    assert len(await asked.answer("sessions", "1")) == 1
     assert await asked.answer("dance", "") == []
 
 
