@@ -8,14 +8,11 @@ each worker owns what it has, and new pairs go where the last known workers plac
 import asyncio
 import logging
 import os
-import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from coordinator import control
-from coordinator.address import Address, parse_address
 from coordinator.authority import Leaf
 from coordinator.config import Config
 from coordinator.control import ControlProtocolError
@@ -25,6 +22,7 @@ from coordinator.journal_writer import JournalWriter
 from coordinator.leaves import ControlPlaneUnavailable as ControlPlaneUnavailable
 from coordinator.leaves import Leaves
 from coordinator.ownership import Ownership
+from coordinator.reach import reachable_address
 from coordinator.routes import (
     DRAINING,
     RUNNING,
@@ -203,6 +201,10 @@ class ControlPlane:
     def doubt(self, worker: str) -> None:
         """A worker did not answer: for some seconds it counts as dead."""
         self._ownership.doubt(worker)
+
+    def note_draining(self, worker: str) -> None:
+        """A worker has said itself that it drains, before its heartbeat."""
+        self._ownership.note_draining(worker)
 
     def live_workers(self) -> list[str]:
         """The workers that may take routes, as of the last heartbeat: none that drains."""
@@ -385,23 +387,3 @@ async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
             task.cancel()
         _, waiting = await asyncio.wait(waiting, timeout=_CANCEL_INTERVAL)
     await ending
-
-
-def reachable_address(config: Config) -> str:
-    """Where other machines reach this gateway's local port, as `host:port`; "" if they cannot."""
-    address = parse_address(config.local.listen)
-    if not address.is_wildcard:
-        return str(address)
-    redis = urlsplit(config.redis.url)
-    if not config.redis.url or redis.scheme == "unix":
-        return ""
-    # The address by which we reach Redis: whoever shares it can reach us there, too.
-    host = redis.netloc.rpartition("@")[2].split(",")[0]
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-        found = socket.getaddrinfo(name, 6379, type=socket.SOCK_DGRAM)
-        with socket.socket(found[0][0], socket.SOCK_DGRAM) as probe:
-            probe.connect(found[0][4])
-            return str(Address(probe.getsockname()[0], address.port))
-    except (OSError, ValueError):
-        return ""

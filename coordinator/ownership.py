@@ -90,6 +90,11 @@ class Ownership:
         """A worker did not answer: for a while it counts as dead."""
         self._doubted[worker] = _now() + DOUBT_TIME
 
+    def note_draining(self, worker: str) -> None:
+        """A worker has said that it drains: no stream is passed to it from now on."""
+        if worker in self.workers:
+            self.workers[worker] = self.workers[worker]._replace(state=DRAINING)
+
     async def _view_with(self, owner: str) -> Workers:
         """The live workers; a stranger is looked for once more before it counts as dead."""
         view = self.view()

@@ -173,6 +173,14 @@ async def test_a_pair_that_turns_out_to_be_anothers_is_lost(store: Store):
     assert lost == [(OF_ONE, taken[0]), (OF_TWO, taken[1])] and one.owned == {}
 
 
+async def test_who_says_that_it_drains_is_passed_nothing_more(store: Store):
+    one = of(store, ONE)
+    one.note_draining(TWO)
+    one.note_draining("gw1/w9.a")
+    assert isinstance(await one.place(OF_TWO), Serve)
+    assert set(one.workers) == set(LIVE)
+
+
 # Giving back.
 
 

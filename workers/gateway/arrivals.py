@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 # Seconds until a failed accept is tried again.
 ACCEPT_RETRY = 0.5
+ACCEPTED_AT_ONCE = 64
 
 
 class Arrivals:
@@ -46,7 +47,8 @@ class Arrivals:
         self._control = control
         self._siblings = siblings
         self._gateway = gateway_of(control.worker_id)
-        self._accepting: list[asyncio.Task[None]] = []
+        self._listening: list[socket.socket] = []
+        self._unplaced = 0
         self._tasks: set[asyncio.Task[None]] = set()
         siblings.on_socket = self._on_socket
         siblings.on_withdrawn = self._on_withdrawn
@@ -55,14 +57,21 @@ class Arrivals:
         """Accept on sockets that are bound; other workers may accept on the same."""
         for sock in sockets:
             sock.setblocking(False)
-            accepting = asyncio.create_task(self._accept(sock))
-            accepting.add_done_callback(lambda _, sock=sock: sock.close())  # type: ignore[misc]
-            self._accepting.append(accepting)
+            self._listening.append(sock)
+            self._listen(sock)
 
     def stop(self) -> None:
-        """Accept nothing more."""
-        for task in self._accepting:
-            task.cancel()
+        """Accept nothing more; what was accepted still finds its place (`are_left`)."""
+        loop = asyncio.get_running_loop()
+        for sock in self._listening:
+            loop.remove_reader(sock)
+            sock.close()
+        self._listening.clear()
+
+    @property
+    def are_left(self) -> bool:
+        """Streams are on their way: whoever ends now hangs up on them."""
+        return self._unplaced > 0
 
     async def close(self) -> None:
         """Hang up on what has no place yet."""
@@ -76,16 +85,24 @@ class Arrivals:
         self._tasks.add(task)
         task.add_done_callback(self._task_ended)
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
+    def _listen(self, listening: socket.socket) -> None:
+        if listening in self._listening:
+            asyncio.get_running_loop().add_reader(listening, self._accept, listening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        """Not `sock_accept`: cancelled in the wrong moment it loses what it has accepted."""
+        for _ in range(ACCEPTED_AT_ONCE):
             try:
-                sock, _ = await loop.sock_accept(listening)
+                sock, _address = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
             except OSError as exc:
                 # Out of descriptors: the connection waits in the backlog until some are free.
                 log.error("cannot accept a local stream: %s", exc)
-                await asyncio.sleep(ACCEPT_RETRY)
-                continue
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(listening)
+                loop.call_later(ACCEPT_RETRY, self._listen, listening)
+                return
             sock.setblocking(False)
             self.spawn(self._guard(sock, self._peek, sock))
 
@@ -93,11 +110,14 @@ class Arrivals:
         self, sock: socket.socket, work: Callable[..., Coroutine[Any, Any, None]], *args: Any
     ) -> None:
         """Close the socket if the work that is to hand it on fails or is cancelled."""
+        self._unplaced += 1
         try:
             await work(*args)
         except BaseException:
             hang_up(sock)
             raise
+        finally:
+            self._unplaced -= 1
 
     async def _peek(self, sock: socket.socket) -> None:
         try:

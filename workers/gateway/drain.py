@@ -44,6 +44,8 @@ async def drain(
     local.stop()
     public.stop()
     await control.announce()
+    if isinstance(local, LocalListener):
+        await local.tell_draining()
     heirs = set(control.live_workers()) - {control.worker_id}
     steps = _Steps(control, local, public, loop.time() + timeout / 2.0)
     seconds = spread(len(steps.due()), timeout, has_heirs=bool(heirs))
@@ -107,8 +109,10 @@ class _Steps:
 
     @property
     def are_left(self) -> bool:
-        """Somebody has a moment to come, or a stream is still open."""
+        """Somebody has a moment to come, or a stream is still open or on its way."""
         now = asyncio.get_running_loop().time()
+        if isinstance(self._local, LocalListener) and self._local.are_arriving:
+            return True
         return bool(self._sources()) or any(at > now for at in self._planned.values())
 
     async def wait(self, seconds: float) -> None:

@@ -91,6 +91,18 @@ class LocalListener:
         """Accept nothing more."""
         self._arrivals.stop()
 
+    @property
+    def are_arriving(self) -> bool:
+        """Streams are on their way to us or through us."""
+        return self._arrivals.are_left
+
+    async def tell_draining(self) -> None:
+        """Let the siblings know at once, so that they pass us no more streams."""
+        me = self._control.worker_id
+        for worker in self._control.live_workers():
+            if worker != me and gateway_of(worker) == gateway_of(me):
+                await self._tell_sibling(worker, {"draining": me})
+
     async def close(self) -> None:
         """Cut what is left: streams being negotiated and splices."""
         spliced = list(self.splices)
@@ -327,5 +339,7 @@ class LocalListener:
         if self._barriers.on_message(message):
             return
         match message:
+            case {"draining": str(worker)}:
+                self._control.note_draining(worker)
             case {"wanted": [str(local), str(remote)]} if self._control.draining:
                 self.leave(DomainPair(local, remote))

@@ -125,6 +125,18 @@ def _nonblocking(sock: socket.socket) -> socket.socket:
     return sock
 
 
+class Exhausted(socket.socket):
+    """Out of descriptors, once."""
+
+    is_full = True
+
+    def accept(self) -> Any:
+        if self.is_full:
+            self.is_full = False
+            raise OSError(errno.EMFILE, "too many open files")
+        return super().accept()
+
+
 @on_quiet_loop
 async def test_accepting_goes_on_after_an_error(
     gateway: GatewayScene, monkeypatch: pytest.MonkeyPatch
@@ -132,26 +144,36 @@ async def test_accepting_goes_on_after_an_error(
     monkeypatch.setattr(arrivals, "ACCEPT_RETRY", 0.01)
     await gateway.start()
     gateway.listener.stop()
-    await until(lambda: all(task.done() for task in gateway.listener._arrivals._accepting))
-    sock = socket.create_server(("127.0.0.1", 0))
+    sock = Exhausted()
+    sock.bind(("127.0.0.1", 0))
+    sock.listen()
     gateway.local_port = sock.getsockname()[1]
-    loop = asyncio.get_running_loop()
-    errors = [OSError(errno.EMFILE, "too many open files")]
-
-    class Loop:
-        async def sock_accept(self, listening: socket.socket) -> Any:
-            if errors:
-                raise errors.pop()
-            return await loop.sock_accept(listening)
-
-    monkeypatch.setattr(arrivals.asyncio, "get_running_loop", Loop)
     gateway.listener.start([sock])
-    await asyncio.sleep(0)
-    monkeypatch.undo()
     peer = await gateway.open_local()
-    assert not errors
+    assert not sock.is_full
     peer.send(message("1"))
     await until(lambda: gateway.remote.got)
+
+
+@on_quiet_loop
+async def test_a_stream_on_its_way_is_not_left_behind_by_a_drain(gateway: GatewayScene) -> None:
+    await gateway.start()
+    found = asyncio.Event()
+    place = gateway.control.place
+
+    async def slow(pair: DomainPair, **how: Any) -> Any:
+        await found.wait()
+        return await place(pair, **how)
+
+    gateway.control.place = slow  # type: ignore[method-assign]
+    reader = await say(gateway, header())
+    await until(lambda: gateway.listener.are_arriving)
+    gateway.listener.stop()
+    found.set()
+    assert b"<starttls" in await reader.readuntil(b"</stream:features>")
+    assert not gateway.listener.are_arriving
+    reader._kept.close()  # type: ignore[attr-defined]
+    await until(lambda: not gateway.listener.sources)
 
 
 @on_quiet_loop

@@ -171,3 +171,19 @@ async def test_a_draining_sibling_is_told_what_is_waited_for(
     await until(lambda: heard)
     assert heard == [{"wanted": list(PAIR)}]
     await other.close()
+
+
+@on_quiet_loop
+async def test_siblings_hear_at_once_who_drains(gateway: GatewayScene, tmp_path: Path) -> None:
+    await gateway.start()
+    other = Siblings(tmp_path / "run", "gw/w2.1")
+    heard: list[dict[str, Any]] = []
+    other.on_message = heard.append
+    await other.start()
+    gateway.control.workers += ["gw/w2.1", "far/w1.1"]
+    await gateway.listener.tell_draining()
+    await until(lambda: heard)
+    assert heard == [{"draining": "gw/w1.1"}]
+    gateway.listener._on_message({"draining": "gw/w2.1"})
+    assert gateway.control.workers == ["gw/w1.1", "far/w1.1"]
+    await other.close()
