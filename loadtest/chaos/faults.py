@@ -105,9 +105,13 @@ async def ejabberd_restarted(scene: Scene, rng: random.Random) -> Impact:
 
 async def half_open(scene: Scene, rng: random.Random) -> Impact:
     """Half of the connections between the gateways carry nothing more and are not closed."""
-    for gateway in scene.gateways:
+    gateways = list(scene.gateways)
+    rng.shuffle(gateways)
+    for gateway in gateways:
         if pipes := scene.proxies[gateway.name].pipes:
             break
+    else:
+        raise StageError("no session passes through a proxy")
     chosen = rng.sample(pipes, max(1, len(pipes) // 2))
     names = {pipe.upstream_name for pipe in chosen}
     sessions = [each for each in await gateway.api("sessions") if each["peer"] in names]

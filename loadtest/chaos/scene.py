@@ -63,6 +63,8 @@ class Scene:
             proxy = Proxy(gateway.public_address, gateway.address, WEBSOCKET_PORT)
             await proxy.start()
             self.proxies[gateway.name] = proxy
+            # Before it starts: it publishes in host-meta what its name resolves to then.
+            self.stage.dns.set(gateway.public_host, "A", proxy.address)
         await self.stage.attach_gateways()
         for server in (self.stage.capulet, self.stage.montague):
             for domain in server.components:
