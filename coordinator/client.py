@@ -21,6 +21,7 @@ from coordinator.journal import Dealt, Kind
 from coordinator.journal_writer import JournalWriter
 from coordinator.leaves import ControlPlaneUnavailable as ControlPlaneUnavailable
 from coordinator.leaves import Leaves
+from coordinator.lost_sessions import LostSessions
 from coordinator.ownership import Ownership
 from coordinator.reach import reachable_address
 from coordinator.routes import (
@@ -59,6 +60,8 @@ class ControlPlane:
     they are away. `journal` exists from `start` on.
     """
 
+    lost_sessions: LostSessions | None = None
+
     def __init__(self, config: Config, worker_id: str) -> None:
         self.worker_id = worker_id
         self.dialback_secret = b""
@@ -72,6 +75,7 @@ class ControlPlane:
         self._path = control.socket_path(config.gateway.state_dir)
         self._store = Store(redis_url(config), config.cluster.name)
         self._local = reachable_address(config)
+        self.lost_sessions = LostSessions(self._store, self._on_redis_away)
         self._ownership = Ownership(self._store, worker_id)
         self._ownership.on_lost = lambda pair, route: self.on_route_lost(pair, route)
         self._ownership.on_wait = lambda pair, owner: self.on_wait(pair, owner)

@@ -174,6 +174,20 @@ class Store(JournalStore):
         lifetime = max(1, int(keep_seconds * 1000))
         await self._call(lambda: self._client.set(key, payload, px=lifetime))
 
+    async def put_session(self, name: str, payload: bytes, keep_seconds: int) -> None:
+        """Keep what a successor needs to go on with a session; `name` is ours, not a peer's."""
+        key = f"{self._prefix}:session:{{{name}}}"
+        await self._call(lambda: self._client.set(key, payload, ex=keep_seconds))
+
+    async def take_session(self, name: str) -> bytes | None:
+        """What `put_session` kept, for the first who asks."""
+        key = f"{self._prefix}:session:{{{name}}}"
+        try:
+            payload = await self._call(lambda: self._client.getdel(key))
+        except BadValue:
+            return None
+        return None if payload is None or len(payload) > MAX_DISCOVERY_BYTES else bytes(payload)
+
     async def heartbeat(self, worker: str, ttl: float, info: dict[str, Any]) -> Heartbeat:
         """Say that `worker` lives for `ttl` seconds more, and learn who else does."""
         arguments = (worker, int(ttl * 1000), msgspec.json.encode(info))

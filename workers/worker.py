@@ -234,6 +234,7 @@ class Worker:
     async def _report(self) -> None:
         while True:
             self.router.each_second()
+            self.public.resumptions.each_second()
             self.control.report(self.snapshot())
             await asyncio.sleep(REPORT_INTERVAL)
 

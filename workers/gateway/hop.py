@@ -272,8 +272,9 @@ class Hop:
         if session.ended:  # lost between authentication and here
             self._on_lost(session)
             return
-        self._flush(session)
+        # The peer may want to know where what was sent again ends.
         self._ask(session)
+        self._flush(session)
         session.write()
         self._used_at = self._loop.time()
         self._schedule()

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from coordinator.routes import DomainPair
 from workers.gateway.bell import Bell
+from workers.gateway.flow import Failed
 from workers.gateway.source import Source
+from workers.xmpp.errors import StanzaCondition
 from workers.xmpp.events import StanzaRefused, StanzasReceived
 from workers.xmpp.stanza import Stanza
 
@@ -33,6 +35,24 @@ class InboundSource(Source):
             return
         for (local, remote), run in groupby(event.stanzas, key=_pair_of):
             self._forward(DomainPair(local, remote), list(run))
+
+    def take_uncertain(self, event: StanzasReceived) -> None:
+        """Pass on what may have come before: marked, and requests back to their senders."""
+        self.origin.resendable = event.resendable
+        for (local, remote), run in groupby(event.stanzas, key=_pair_of):
+            pair, stanzas = DomainPair(local, remote), list(run)
+            for stanza in stanzas:
+                # One by one: what is handled is told in this order.
+                if stanza.is_request:
+                    self.router.bounce(
+                        [Failed(stanza, self.origin.accept([stanza]))],
+                        StanzaCondition.REMOTE_SERVER_TIMEOUT,
+                        "this request may have been executed",
+                        partial(self.router.to_remote, pair),
+                    )
+                else:
+                    self.origin.note_replayed(1)
+                    self._send(pair, [stanza], is_uncertain=True)
 
     def refuse(self, event: StanzaRefused) -> None:
         """A stanza that may not be passed on: its sender is told."""
@@ -82,12 +102,14 @@ class InboundSource(Source):
             way_back = partial(self.router.to_remote, pair)
             self.admit(pair, stanzas, partial(self._send, pair), way_back)
 
-    def _send(self, pair: DomainPair, stanzas: list[Stanza]) -> None:
+    def _send(self, pair: DomainPair, stanzas: list[Stanza], *, is_uncertain: bool = False) -> None:
         hop = self.router.to_local(pair)
         known = self._hops.get(pair)
         if hop is not known:
             self._hops[pair] = self._use(known, hop)
-        hop.send(self.origin.accept(stanzas), self)
+        batch = self.origin.accept(stanzas)
+        batch.uncertain = is_uncertain
+        hop.send(batch, self)
 
 
 class ReturnSource(InboundSource):

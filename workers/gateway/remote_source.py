@@ -5,6 +5,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from coordinator.lost_sessions import LostSession
 from coordinator.routes import DomainPair
 from workers.gateway.addresses import network_of
 from workers.gateway.bell import Bell
@@ -16,6 +17,7 @@ from workers.gateway.websocket_handshake import AcceptedWebSocket
 from workers.xmpp.dialback import is_our_key
 from workers.xmpp.errors import StreamCondition
 from workers.xmpp.events import (
+    AckRequested,
     Authenticated,
     DialbackKeyReceived,
     Event,
@@ -61,6 +63,8 @@ class RemoteSource(InboundSource):
         self._listener = listener
         self._suspended: Suspended | None = None
         self._is_over = False
+        self._is_uncertain = False
+        """What comes may be a second copy: a dead worker had the session before us."""
         self._changed = Bell()
         """The session was resumed or is over, or acknowledgements were agreed on."""
 
@@ -82,7 +86,12 @@ class RemoteSource(InboundSource):
 
     def on_event(self, session: Session, event: Event) -> None:
         if type(event) is StanzasReceived:
-            self.take(event, next(iter(self.pairs)) if len(self.pairs) == 1 else None)
+            if self._is_uncertain:
+                self.take_uncertain(event)
+            else:
+                self.take(event, next(iter(self.pairs)) if len(self.pairs) == 1 else None)
+        elif isinstance(event, AckRequested):
+            self._is_uncertain = False  # peers ask at the end of what they send again
         elif isinstance(event, StanzaRefused):
             self.refuse(event)
         elif isinstance(event, StreamOpened):
@@ -143,6 +152,16 @@ class RemoteSource(InboundSource):
 
     def new_resumption_id(self) -> str:
         return self._listener.resumptions.new_id(self)
+
+    @property
+    def state(self) -> LostSession | None:
+        """What a successor must know if this worker dies."""
+        half = self._suspended or self._stream.suspended()
+        if half is None:
+            return None
+        return LostSession(
+            half.target, half.sender, half.received.h, half.seconds, half.bidirectional
+        )
 
     @property
     def is_lost(self) -> bool:
@@ -218,6 +237,7 @@ class RemoteSource(InboundSource):
         else:
             stream.accept_resumption(found.suspended, event.h)
             if stream.resumed:
+                self._is_uncertain = not found.is_exact
                 (found.source or self)._go_on_with(self, found.suspended.id)
             else:
                 (found.source or self._heir())._stay_suspended(found.suspended)

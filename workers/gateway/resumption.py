@@ -3,6 +3,7 @@
 An id names the worker that issued it and is unguessable. On that worker the lost session goes on at
 once; another worker of the machine asks it (`siblings.py`), whereupon it settles what it had
 received, ends its half and hands over its count. From then on it knows where the session went.
+Of a worker that has died nothing is known but the count it had saved last.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from coordinator.client import ControlPlane
+from coordinator.lost_sessions import LostSession
 from coordinator.routes import DomainPair, gateway_of
 from workers.gateway.hop import barrier_tag
 from workers.gateway.siblings import Siblings, SiblingUnavailable
@@ -44,6 +46,8 @@ class Found:
     suspended: Suspended | None = None
     source: "RemoteSource | None" = None
     h: int | None = None
+    is_exact: bool = True
+    """False: more may have been handled than is known."""
 
 
 class Resumptions:
@@ -53,6 +57,8 @@ class Resumptions:
         self._sources: dict[str, RemoteSource] = {}
         self._lost: OrderedDict[str, asyncio.TimerHandle] = OrderedDict()
         self._moved: OrderedDict[str, str] = OrderedDict()
+        self._saved: dict[str, int] = {}
+        self._saving: asyncio.Task[None] | None = None
         self._worker_id = ""
         self._tag = barrier_tag("")
         self._control: ControlPlane | None = None
@@ -91,9 +97,24 @@ class Resumptions:
         while len(self._lost) > MAX_SUSPENDED or self._held_bytes() > MAX_SUSPENDED_BYTES:
             self._let_go(next(iter(self._lost)), "too many lost sessions are kept")
 
+    def each_second(self) -> None:
+        """Save how far the sessions have come that went on since the last time."""
+        store = None if self._control is None else self._control.lost_sessions
+        if store is None or (self._saving is not None and not self._saving.done()):
+            return
+        news: list[tuple[str, LostSession]] = []
+        for id, source in self._sources.items():
+            state = source.state
+            if state is not None and self._saved.get(id) != state.handled:
+                self._saved[id] = state.handled
+                news.append((id, state))
+        if news:
+            self._saving = asyncio.create_task(store.save(news))
+
     def forget(self, id: str) -> None:
-        """Nobody may resume it any more."""
+        """It is claimed here, or nobody may resume it any more."""
         self._sources.pop(id, None)
+        self._saved.pop(id, None)
         timer = self._lost.pop(id, None)
         if timer is not None:
             timer.cancel()
@@ -135,9 +156,23 @@ class Resumptions:
                 break
             answer = await self._ask(owner, id, h, pair)
             owner = answer.get("moved")
-            if owner is None:
+            if owner is None and answer:
                 return _found(id, h, pair, answer)
-        return Found()
+        return await self._find_left_behind(id, h, pair)
+
+    async def _find_left_behind(self, id: str, h: int, pair: DomainPair) -> Found:
+        """What a dead worker has saved."""
+        store = None if self._control is None else self._control.lost_sessions
+        if store is None or self._control is None:
+            return Found()
+        tag = id.partition(".")[0]
+        if tag in map(barrier_tag, (self._worker_id, *self._control.live_workers())):
+            return Found()
+        left = await store.take(id)
+        if left is None or left.pair != pair:
+            return Found()
+        half = _new_half(id, h, pair, left.handled, left.seconds, left.bidirectional)
+        return Found(half, is_exact=False)
 
     async def _find_here(self, source: "RemoteSource") -> Found:
         suspended = source.suspend("the peer resumes it")
@@ -259,14 +294,19 @@ def _found(id: str, h: int, pair: DomainPair, answer: dict[str, Any]) -> Found:
             "goes_on": True,
             "bidirectional": bool(bidirectional),
         }:
-            sent, received = Sent(), Received()
-            sent.enabled = received.enabled = True
-            # What the peer does not have is sent on a session of the other worker's.
-            sent.total = sent.acknowledged = sent.requested_at = h % MODULO
-            received.total = received.handled = received.answered = handled % MODULO
-            return Found(
-                Suspended(id, pair.remote, pair.local, sent, received, seconds, bidirectional)
-            )
+            return Found(_new_half(id, h, pair, handled, seconds, bidirectional))
         case {"h": int(handled)}:
             return Found(h=handled % MODULO)
     return Found()
+
+
+def _new_half(
+    id: str, h: int, pair: DomainPair, handled: int, seconds: int, bidirectional: bool
+) -> Suspended:
+    """What a session goes on with here that was lost elsewhere."""
+    sent, received = Sent(), Received()
+    sent.enabled = received.enabled = True
+    # What the peer does not have of ours is sent on another session, or came from a dead worker.
+    sent.total = sent.acknowledged = sent.requested_at = h % MODULO
+    received.total = received.handled = received.answered = handled % MODULO
+    return Suspended(id, pair.remote, pair.local, sent, received, seconds, bidirectional)

@@ -72,6 +72,11 @@ class Acknowledged:
 
 
 @dataclass(slots=True)
+class AckRequested:
+    """The peer asks for an acknowledgement, which it gets; reported on resumed streams only."""
+
+
+@dataclass(slots=True)
 class ManagementEnabled:
     """A peer that opened its stream to us counts from here on (XEP-0198).
 
@@ -151,6 +156,7 @@ Event = (
     | StanzasReceived
     | StanzaRefused
     | Acknowledged
+    | AckRequested
     | ManagementEnabled
     | ResumptionRequested
     | DialbackKeyReceived

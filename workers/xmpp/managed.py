@@ -10,7 +10,7 @@ from lxml import etree
 
 from workers.xmpp import elements
 from workers.xmpp.errors import LocalProtocolError, RemoteProtocolError, StreamCondition
-from workers.xmpp.events import Acknowledged, Event
+from workers.xmpp.events import Acknowledged, AckRequested, Event
 from workers.xmpp.management import MODULO, HandledCountTooHigh, Received, Sent, Suspended
 from workers.xmpp.stanza import Stanza
 from workers.xmpp.state import State
@@ -110,6 +110,8 @@ class ManagedStream:
     def _on_ack_request(self, element: etree._Element) -> None:
         if self.received.enabled:
             self._out.append(elements.sm_answer(self.received.answer()))
+            if self.resumed:
+                self._events.append(AckRequested())
         else:
             self._out.append(elements.sm_failed("unexpected-request"))
 

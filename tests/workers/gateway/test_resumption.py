@@ -9,9 +9,17 @@ import pytest
 import pytest_asyncio
 
 from coordinator.client import ControlPlane
+from coordinator.lost_sessions import LostSession
 from coordinator.routes import DomainPair
 from tests.workers.gateway.gateway_bench import PAIR, GatewayScene, Peer
-from tests.workers.gateway.session_bench import LOCAL, REMOTE, message, on_quiet_loop, until
+from tests.workers.gateway.session_bench import (
+    LOCAL,
+    REMOTE,
+    message,
+    on_quiet_loop,
+    request,
+    until,
+)
 from workers.gateway import resumption
 from workers.gateway.failure import HopFailed
 from workers.gateway.hop import barrier_tag
@@ -330,6 +338,88 @@ async def test_a_dead_worker_is_not_waited_for(crew: Crew) -> None:
     await crew.siblings[0].close()
     id = f"{barrier_tag(WORKERS[0])}.x"
     assert await crew.all[1].find(id, 0, PAIR) == Found()
+
+
+class FakeStore:
+    """What dead workers have saved."""
+
+    def __init__(self) -> None:
+        self.saved: dict[str, LostSession] = {}
+
+    async def save(self, sessions: Any) -> None:
+        self.saved.update(sessions)
+
+    async def take(self, id: str) -> LostSession | None:
+        return self.saved.pop(id, None)
+
+
+@on_quiet_loop
+async def test_a_dead_worker_has_left_its_count(crew: Crew) -> None:
+    store = FakeStore()
+    for each in crew.all:
+        assert each._control is not None
+        each._control.lost_sessions = store  # type: ignore[assignment]
+    id = f"{barrier_tag('gw/w9.1')}.x"
+    store.saved[id] = LostSession(LOCAL, REMOTE, 7, 60, True)
+    assert await crew.all[0].find("unknown", 3, PAIR) == Found()
+    found = await crew.all[0].find(id, 3, PAIR)
+    assert found.suspended is not None and not found.is_exact and found.source is None
+    assert (found.suspended.received.h, found.suspended.sent.acknowledged) == (7, 3)
+    store.saved[id] = LostSession(LOCAL, REMOTE, 7, 60, True)
+    assert await crew.all[0].find(id, 3, DomainPair(LOCAL, "thief.example")) == Found()
+    # What a live worker has saved is its own still.
+    alive = f"{barrier_tag(WORKERS[2])}.x"
+    store.saved[alive] = LostSession(LOCAL, REMOTE, 7, 60, True)
+    assert await crew.all[0].find(alive, 3, PAIR) == Found()
+
+
+@on_quiet_loop
+async def test_each_session_is_saved_when_it_went_on(gateway: GatewayScene) -> None:
+    store = FakeStore()
+    await gateway.start()
+    gateway.control.lost_sessions = store  # type: ignore[assignment]
+    peer = await gateway.open_remote(**RESUMABLE)
+    for count in (0, 1):
+        gateway.public.resumptions.each_second()
+        await until(lambda: [s.handled for s in store.saved.values()] == [count])  # noqa: B023
+        peer.send(inbound(str(count)))
+        await until(lambda: peer.acknowledged() == count + 1)  # noqa: B023
+    store.saved.clear()
+    gateway.public.resumptions.each_second()
+    await until(lambda: store.saved)
+    store.saved.clear()
+    gateway.public.resumptions.each_second()
+    await asyncio.sleep(0.01)
+    assert not store.saved
+
+
+@on_quiet_loop
+async def test_what_comes_again_after_a_workers_death_is_marked_and_requests_return(
+    gateway: GatewayScene,
+) -> None:
+    store = FakeStore()
+    await gateway.start()
+    gateway.control.lost_sessions = store  # type: ignore[assignment]
+    id = f"{barrier_tag('gw/w9.1')}.x"
+    store.saved[id] = LostSession(LOCAL, REMOTE, 5, 60, False)
+    lost = Suspended(id, REMOTE, LOCAL, Sent(), Received(), 60)
+    lost.sent.enabled = lost.received.enabled = True
+    lost.sent.acknowledged, lost.sent.total = 6, 8
+    peer = await gateway.open_remote(resume=lost, **RESUMABLE)
+    stream = peer.session.stream
+    assert stream.resumed
+    asked = request("2", sender=REMOTE, target=LOCAL)
+    stream.send_again([inbound("1"), asked])
+    stream.request_ack()
+    stream.send_stanzas([inbound("3"), request("4", sender=REMOTE, target=LOCAL)])
+    peer.session.write()
+    await until(lambda: gateway.local.ids() == ["1", "3", "4"])
+    delayed = [b"urn:xmpp:delay" in stanza.data for stanza in gateway.local.got]
+    assert delayed == [True, False, False]
+    await until(lambda: gateway.remote.ids() == ["2"])
+    assert gateway.remote.got[0].type == "error"
+    await until(lambda: stream.sent.outstanding == 0)
+    assert gateway.ledger("inbound")["replayed"] == 1
 
 
 @on_quiet_loop
