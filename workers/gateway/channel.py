@@ -199,6 +199,11 @@ class Channel(asyncio.Protocol):
         return self._closing
 
     @property
+    def record_sizes(self) -> tuple[int, ...]:
+        """Of the TLS records that the owner was given last as one, if they were several."""
+        return self._tls.record_sizes if self._tls is not None else ()
+
+    @property
     def has_tls(self) -> bool:
         """TLS is on and its handshake complete."""
         return self._tls is not None and self._tls.established

@@ -57,7 +57,6 @@ class LocalSource(Source):
         self._hop: Hop | None = None
         self._bouncing: asyncio.TimerHandle | None = None
         self._beginning: Beginning | None = None
-        self._is_early = False
         self._enabling: asyncio.TimerHandle | None = None
 
     def attach(self, session: TcpSession) -> None:
@@ -91,7 +90,7 @@ class LocalSource(Source):
             self._on_established()
         elif isinstance(event, ManagementEnabled):
             self._listener.managing[self.pair.local] = True
-            self._end_beginning()
+            self._end_beginning(is_enabled=True)
 
     def close(self, see_other_uri: str | None = None) -> None:
         self._end_beginning()
@@ -176,18 +175,14 @@ class LocalSource(Source):
         if self.authenticated_by != "external" or manages is False or self.failure is not None:
             return
         self._beginning = Beginning(self.pair.local, self._is_repeat)
-        self._is_early = True
-        loop = asyncio.get_running_loop()
-        loop.call_soon(self._on_features_sent)
+        self.session.by_record = True
         wait = WAIT_KNOWN if manages else WAIT_UNKNOWN
-        self._enabling = loop.call_later(wait, self._on_not_enabled)
-
-    def _on_features_sent(self) -> None:
-        self._is_early = False
+        self._enabling = asyncio.get_running_loop().call_later(wait, self._on_not_enabled)
 
     def _on_not_enabled(self) -> None:
-        """This server does not use XEP-0198: it need not be waited for again."""
-        self._listener.managing[self.pair.local] = False
+        """As long as it does not enable it elsewhere, this server need not be waited for again."""
+        if self._stream.state is State.ESTABLISHED:
+            self._listener.managing[self.pair.local] = False
         self._end_beginning()
 
     def _is_repeat(self, stanza: Stanza) -> bool:
@@ -199,15 +194,16 @@ class LocalSource(Source):
         if self._beginning is None:
             self._send(batch)
         else:
-            self._beginning.hold(batch, is_early=self._is_early)
+            self._beginning.hold(batch, self.session.writes)
 
-    def _end_beginning(self) -> None:
+    def _end_beginning(self, *, is_enabled: bool = False) -> None:
         """Send what is held, in order."""
         beginning, self._beginning = self._beginning, None
+        self.session.by_record = False
         if self._enabling is not None:
             self._enabling.cancel()
         if beginning is not None:
-            for batch in beginning.in_order():
+            for batch in beginning.in_order(is_enabled=is_enabled):
                 self._send(batch)
 
     def _way_back(self) -> Hop:

@@ -16,6 +16,7 @@ from OpenSSL import SSL
 from websockets.datastructures import Headers
 
 from workers.gateway.channel import Channel
+from workers.gateway.tls_engine import RECORD
 from workers.gateway.websocket import WebSocket
 from workers.xmpp.events import Event, StreamClosed, StreamFailed, TlsStarting
 from workers.xmpp.stream import ServerStream, State
@@ -201,6 +202,11 @@ class TcpSession(Session):
     ) -> None:
         super().__init__(stream, owner)
         self.channel = Channel(self, quick_ack=True)
+        self.by_record = False
+        """Take what is read one TLS record after the other, and count the peer's writes."""
+        self.writes = 0
+        """Which write of the peer's is being taken: a full record is not its end."""
+        self._last_record = 0
         self._is_server = is_server
         self._server_name = server_name
 
@@ -234,7 +240,16 @@ class TcpSession(Session):
         self.pump()
 
     def data_received(self, data: bytes) -> None:
-        self._receive(data)
+        if not self.by_record:
+            self._receive(data)
+            return
+        start = 0
+        for size in self.channel.record_sizes or (len(data),):
+            if self._last_record < RECORD:
+                self.writes += 1
+            self._last_record = size
+            self._receive(data[start : start + size])
+            start += size
 
     def eof_received(self) -> None:
         self.stream.receive_eof()

@@ -10,7 +10,8 @@ from OpenSSL import SSL
 # What one call hands to OpenSSL or takes from it. A memory BIO keeps the size of its largest
 # moment for the life of the connection, so large reads and writes go through in slices.
 _SLICE = 32768
-_RECORD = 16384
+# The most that one record holds (RFC 8446 §5.1).
+RECORD = 16384
 
 
 class TLSFailed(Exception):
@@ -20,13 +21,15 @@ class TLSFailed(Exception):
 class TLSEngine:
     """One side of a TLS connection. Write what `data_to_send` returns after every other call."""
 
-    __slots__ = ("_connection", "_outgoing", "established", "peer_closed")
+    __slots__ = ("_connection", "_outgoing", "established", "peer_closed", "record_sizes")
 
     def __init__(self, context: SSL.Context, *, server: bool, server_name: str | None = None):
         self._connection = SSL.Connection(context, None)
         self._outgoing: list[bytes] = []
         self.established = False
         self.peer_closed = False
+        self.record_sizes: tuple[int, ...] = ()
+        """Of the records in what `receive` returned last, if they were several."""
         if server:
             self._connection.set_accept_state()
         else:
@@ -65,14 +68,18 @@ class TLSEngine:
             if not self._read_into(plaintext):
                 break
         self._collect()
-        return plaintext[0] if len(plaintext) == 1 else b"".join(plaintext)
+        if len(plaintext) == 1:
+            self.record_sizes = ()
+            return plaintext[0]
+        self.record_sizes = tuple(map(len, plaintext))
+        return b"".join(plaintext)
 
     def _read_into(self, plaintext: list[bytes]) -> bool:
         """Decrypt all complete records; false when the peer has sent its last one."""
         receive = self._connection.recv
         try:
             while True:
-                plaintext.append(receive(_RECORD))
+                plaintext.append(receive(RECORD))
         except SSL.WantReadError:
             return True
         except SSL.ZeroReturnError:

@@ -13,20 +13,21 @@ def stanza(id: str, *, by: str = "", type: str | None = None) -> Stanza:
     return Stanza("message", data, f"a@{LOCAL}", "b@b.example", id, type, LOCAL, "b.example")
 
 
-def hold(beginning: Beginning, *stanzas: Stanza, is_early: bool = False) -> None:
+def hold(beginning: Beginning, *stanzas: Stanza, write: int = 1) -> None:
     for run in beginning.cut(list(stanzas)):
-        beginning.hold(Batch(run), is_early=is_early)
+        beginning.hold(Batch(run), write)
 
 
-def order(beginning: Beginning) -> list[str | None]:
-    return [each.id for batch in beginning.in_order() for each in batch.stanzas]
+def order(beginning: Beginning, *, is_enabled: bool = True) -> list[str | None]:
+    batches = beginning.in_order(is_enabled=is_enabled)
+    return [each.id for batch in batches for each in batch.stanzas]
 
 
 def a_beginning(*repeats: str) -> Beginning:
     return Beginning(LOCAL, lambda stanza: stanza.id in repeats)
 
 
-def test_without_a_sign_the_order_of_arrival_stays() -> None:
+def test_one_write_keeps_its_order() -> None:
     beginning = a_beginning()
     hold(beginning, stanza("1"), stanza("2"))
     hold(beginning, stanza("3", by="elsewhere.example"))
@@ -34,20 +35,29 @@ def test_without_a_sign_the_order_of_arrival_stays() -> None:
     assert order(beginning) == []
 
 
-def test_what_came_before_our_features_is_newer() -> None:
+def test_what_came_in_earlier_writes_is_newer_than_the_write_with_enable() -> None:
     beginning = a_beginning()
-    hold(beginning, stanza("4"), is_early=True)
-    hold(beginning, stanza("1"), stanza("2"))
-    hold(beginning, stanza("3"))
-    assert order(beginning) == ["1", "2", "3", "4"]
+    hold(beginning, stanza("4"))
+    hold(beginning, stanza("5"), write=2)
+    hold(beginning, stanza("1"), stanza("2"), write=3)
+    hold(beginning, stanza("3"), write=3)
+    assert order(beginning) == ["1", "2", "3", "4", "5"]
+
+
+def test_without_enable_the_order_of_arrival_stays() -> None:
+    beginning = a_beginning()
+    hold(beginning, stanza("1"))
+    hold(beginning, stanza("2"), write=2)
+    hold(beginning, stanza("3", by=LOCAL), write=3)
+    assert order(beginning, is_enabled=False) == ["1", "2", "3"]
 
 
 def test_what_is_sent_again_and_all_behind_it_is_older() -> None:
     beginning = a_beginning()
-    hold(beginning, stanza("5"), is_early=True)
-    hold(beginning, stanza("6"))
-    hold(beginning, stanza("7"), stanza("1", by=LOCAL), stanza("2", by=LOCAL), stanza("3"))
-    hold(beginning, stanza("4", by=LOCAL))
+    hold(beginning, stanza("5"))
+    hold(beginning, stanza("6"), write=2)
+    hold(beginning, stanza("7"), stanza("1", by=LOCAL), stanza("2", by=LOCAL), stanza("3"), write=3)
+    hold(beginning, stanza("4", by=LOCAL), write=4)
     assert order(beginning) == ["1", "2", "3", "4", "5", "6", "7"]
 
 
@@ -55,11 +65,4 @@ def test_a_request_that_comes_again_is_a_sign_like_a_mark() -> None:
     beginning = a_beginning("1")
     hold(beginning, stanza("3"))
     hold(beginning, stanza("1"), stanza("2"))
-    assert order(beginning) == ["1", "2", "3"]
-
-
-def test_a_mark_in_what_came_early_makes_all_from_it_older() -> None:
-    beginning = a_beginning()
-    hold(beginning, stanza("3"), stanza("1", by=LOCAL), is_early=True)
-    hold(beginning, stanza("2"))
     assert order(beginning) == ["1", "2", "3"]

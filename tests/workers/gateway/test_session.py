@@ -9,6 +9,7 @@ from tests.workers.gateway.session_bench import FarServer, message, on_quiet_loo
 from workers.gateway.failure import HopFailed
 from workers.gateway.negotiation import Negotiation
 from workers.gateway.session import Session, WebSocketSession
+from workers.gateway.tls_engine import RECORD
 from workers.gateway.websocket_handshake import connect
 from workers.xmpp.events import Acknowledged, DialbackKeyReceived, Event
 from workers.xmpp.framing import WebSocketFraming
@@ -159,4 +160,31 @@ async def test_a_round_trip_is_measured_unless_the_session_ends(short_times: Non
     with pytest.raises(ConnectionError):
         await session.round_trip()
     await until(lambda: peer.ended and far.ended)
+    await far.close()
+
+
+@on_quiet_loop
+async def test_the_writes_of_a_peer_are_told_apart_by_its_records() -> None:
+    far = await FarServer().serve_tcp()
+    peer = Peer()
+    session = await far.connect(peer)
+    session.by_record = True
+    taken: list[tuple[int, bytes]] = []
+    session._receive = lambda data: taken.append((session.writes, data))  # type: ignore
+    sizes: tuple[int, ...] = (3, RECORD, RECORD, 5, 7)
+
+    class Records:
+        record_sizes = sizes
+
+    channel, session.channel = session.channel, Records()  # type: ignore[assignment]
+    session.data_received(bytes(sum(sizes)))
+    assert [(write, len(data)) for write, data in taken] == [
+        (1, 3),
+        (2, RECORD),
+        (2, RECORD),
+        (2, 5),
+        (3, 7),
+    ]
+    session.channel = channel
+    session.abort("done")
     await far.close()

@@ -136,3 +136,16 @@ def test_a_session_is_never_resumed() -> None:
     handshake(second, server)
 
     assert server.peer_chain() == [*CLIENT.chain]
+
+
+def test_the_sizes_of_several_records_are_told() -> None:
+    client, server = engines()
+    client.send(b"x" * 20000)
+    client.send(b"y")
+
+    assert server.receive(client.data_to_send()) == b"x" * 20000 + b"y"
+    assert server.record_sizes == (16384, 3616, 1)
+
+    client.send(b"z")
+    server.receive(client.data_to_send())
+    assert server.record_sizes == ()
