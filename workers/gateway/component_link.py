@@ -11,7 +11,7 @@ from coordinator.address import Address
 from coordinator.client import ControlPlane
 from coordinator.config import Config
 from coordinator.domains import written_domain
-from coordinator.routes import DomainPair, Route
+from coordinator.routes import DomainPair, Route, gateway_of
 from workers.gateway.component_source import ComponentSource, Lane
 from workers.gateway.failure import HopFailed
 from workers.gateway.negotiation import Negotiation, SeeOtherUri
@@ -32,6 +32,8 @@ STABLE_TIME = 5.0
 # While another worker owns the component, it is asked for so often, in seconds: while the owner
 # drains, local users are told that the domain is away.
 OWNER_INTERVAL = 0.25
+# As long as a worker of another gateway lives, it is asked for once in so many of these.
+STANDBY_INTERVALS = 20
 # The same problem is logged again after so many seconds.
 REMIND_INTERVAL = 60.0
 
@@ -227,7 +229,16 @@ class ComponentLink:
             if said != route.owner:
                 said = route.owner
                 log.info("component %s is connected by worker %s", self.name, route.owner)
+            await self._wait_for(route.owner)
+
+    async def _wait_for(self, owner: str) -> None:
+        """Until it is worth asking Redis again who owns the component."""
+        me = self._control.worker_id
+        most = 1 if gateway_of(owner) == gateway_of(me) else STANDBY_INTERVALS
+        for _ in range(most):
             await asyncio.sleep(OWNER_INTERVAL)
+            if owner not in self._control.live_workers():  # it drains, or is dead
+                return
 
     async def _open(self) -> ComponentSource:
         """Connect and prove the secret. Raises `ComponentRefused`."""

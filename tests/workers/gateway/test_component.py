@@ -75,6 +75,19 @@ async def test_another_workers_component_is_left_alone_until_it_lets_go(
 
 
 @on_quiet_loop
+async def test_a_component_of_another_machine_is_taken_when_that_is_gone(
+    component: ComponentScene,
+) -> None:
+    component.control.routes[PAIR] = Route("other/w1.1", 1)
+    component.control.workers.append("other/w1.1")
+    await component.start(connected=False)
+    await until(lambda: component.link.problem)
+    del component.control.routes[PAIR]
+    component.control.workers.remove("other/w1.1")
+    await until(lambda: component.attachment.sources)
+
+
+@on_quiet_loop
 async def test_a_lost_route_ends_the_stream_in_order(component: ComponentScene) -> None:
     await component.start()
     component.lose_route("gw/w2.1")
