@@ -16,7 +16,7 @@ from coordinator.store import Store
 
 log = logging.getLogger(__name__)
 
-SWEEP_TIMEOUT = 5.0
+SWEEP_TIMEOUT = 9.0
 """Seconds a new owner waits until the journals of dead workers are dealt."""
 POLL_INTERVAL = 0.03
 KEPT_TIMEOUT = 1.0
