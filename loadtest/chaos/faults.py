@@ -17,7 +17,7 @@ from loadtest.stage.processes import StageError
 PAUSE = 30.0  # seconds a worker is stopped
 STALL = 20.0  # seconds Redis is stopped
 COORDINATOR_AWAY = 3.0
-HALF_OPEN = 75.0  # seconds: longer than two ping intervals and what the next attempt takes
+HALF_OPEN = 60.0  # seconds: longer than two ping intervals and what the next attempt takes
 
 
 @dataclass(slots=True)
