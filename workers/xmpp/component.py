@@ -10,9 +10,10 @@ stanzas are jabber:server ones, as on all other legs.
 """
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Sequence
 
 from lxml import etree
+from msgspec.structs import replace
 
 from coordinator.domains import written_domain
 from workers.xmpp import namespaces
@@ -80,7 +81,7 @@ class ComponentStream(ServerStream):
     """
 
     def __init__(
-        self, config: StreamConfig, now: float, *, remote: str, locals: Collection[str], secret: str
+        self, config: StreamConfig, now: float, *, remote: str, locals: Sequence[str], secret: str
     ) -> None:
         parser = ComponentParser(config.limits)
         super().__init__(config, ComponentFraming(), parser.feed, parser, now)
@@ -89,6 +90,9 @@ class ComponentStream(ServerStream):
         self.authenticated_by = ""
         self._secret = secret
         self._locals = frozenset(locals)
+        self._answering = locals[0]
+        self._asked: dict[str | None, str] = {}
+        """Pings of ours without an answer: id and whom they were for."""
         self._well_spelt: set[str] = set()
 
     def open(self) -> None:
@@ -114,9 +118,16 @@ class ComponentStream(ServerStream):
         ]
 
     def send_element(self, data: bytes) -> None:
-        """Queue an iq of our own, in the name as the server spells it, that nobody acknowledges."""
-        if self.state is State.ESTABLISHED:
-            self._out.append(rewritten(data, SERVER, COMPONENT, self.name))
+        """Queue a ping of our own, in the name as the server spells it, that nobody acknowledges.
+
+        It goes to the first of the local domains, whichever it is for: the answer tells how far the
+        server has read the stream, and other components, unlike the server, may never answer.
+        """
+        if self.state is not State.ESTABLISHED:
+            return
+        element = etree.fromstring(data)
+        self._asked[element.get("id")] = element.get("to", "")
+        self._out.append(rewritten(data, SERVER, COMPONENT, self.name, self._answering))
 
     def _is_well_spelt(self, jid: str) -> bool:
         if _domain_as_written(jid) != self.name:
@@ -164,6 +175,8 @@ class ComponentStream(ServerStream):
     def _take(self, items: list[Element]) -> None:
         """What is not for us costs one user's stanza, never the stream that all users share."""
         if pairs := self._accepted_pairs():
+            if self._asked:
+                items = [self._answer(item) if type(item) is Stanza else item for item in items]
             items = [
                 RefusedStanza(item, self._why_not(item))
                 if type(item) is Stanza and (item.sender_domain, item.target_domain) not in pairs
@@ -171,6 +184,13 @@ class ComponentStream(ServerStream):
                 for item in items
             ]
         super()._take(items)
+
+    def _answer(self, stanza: Stanza) -> Stanza:
+        """An answer to a ping of ours comes as if from the domain that the ping was for."""
+        if stanza.type not in ("result", "error") or stanza.sender_domain != self._answering:
+            return stanza
+        domain = self._asked.pop(stanza.id, None)
+        return stanza if domain is None else replace(stanza, sender=domain, sender_domain=domain)
 
     def _why_not(self, stanza: Stanza) -> str:
         if stanza.target_domain != self.sender:

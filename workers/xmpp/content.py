@@ -24,8 +24,10 @@ def renamed(data: bytes, name: str, old: bytes, new: bytes) -> bytes:
     return rewritten(data, old.decode(), new.decode())
 
 
-def rewritten(data: bytes, old: str, new: str, sender: str | None = None) -> bytes:
-    """The same by way of a tree, whatever the stanza looks like; with another `from` if given."""
+def rewritten(
+    data: bytes, old: str, new: str, sender: str | None = None, recipient: str | None = None
+) -> bytes:
+    """The same by way of a tree, whatever the stanza looks like; with other addresses if given."""
     # Our own writing: all that a parser could object to is a namespace name that is no URI.
     parser = etree.XMLParser(
         encoding="utf-8", no_network=True, collect_ids=False, recover=True, huge_tree=True
@@ -35,6 +37,8 @@ def rewritten(data: bytes, old: str, new: str, sender: str | None = None) -> byt
     _fill(root, element, old, new)
     if sender is not None:
         root.set("from", sender)
+    if recipient is not None:
+        root.set("to", recipient)
     return etree.tostring(root, encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ import hashlib
 import pytest
 
 from coordinator.config import Limits
+from workers.xmpp import elements
 from workers.xmpp.component import ComponentStream
 from workers.xmpp.errors import LocalProtocolError, StanzaCondition, StreamCondition
 from workers.xmpp.events import (
@@ -144,7 +145,8 @@ def test_an_international_domain_is_spelt_as_servers_do() -> None:
     assert stream.name == "münchen.example"
     stream.send_element(b"<iq xmlns='jabber:server' from='xn--mnchen-3ya.example' id='1'/>")
     assert stream.data_to_send() == [
-        '<iq xmlns="jabber:component:accept" from="münchen.example" id="1"/>'.encode()
+        '<iq xmlns="jabber:component:accept" from="münchen.example" id="1"'
+        ' to="local.example"/>'.encode()
     ]
     (event,) = received(
         stream, (MESSAGE % b"").replace(b"remote.example", "münchen.example".encode())
@@ -247,3 +249,22 @@ def test_open_once() -> None:
     stream.open()
     with pytest.raises(LocalProtocolError):
         stream.open()
+
+
+def test_pings_go_to_the_server_itself_whomever_they_are_for() -> None:
+    """Another component of the server may never answer; what counts is how far it has read."""
+    stream = connected()
+    ping = elements.ping("remote.example", "rooms.local.example", "p1")
+    stream.send_element(ping)
+    (data,) = stream.data_to_send()
+    assert b'to="local.example"' in data
+    forged = b"<iq type='result' id='p1' from='eve@rooms.local.example' to='remote.example'/>"
+    answer = b"<iq type='result' id='p1' from='local.example' to='remote.example'/>"
+    (event,) = received(stream, forged + answer + answer)
+    assert isinstance(event, StanzasReceived)
+    assert [stanza.sender_domain for stanza in event.stanzas] == [
+        "rooms.local.example",
+        "rooms.local.example",
+        "local.example",
+    ]
+    assert [stanza.sender for stanza in event.stanzas][1] == "rooms.local.example"
