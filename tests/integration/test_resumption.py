@@ -2,6 +2,8 @@
 
 import asyncio
 import itertools
+import os
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -147,3 +149,38 @@ async def test_cuts_in_mid_load_lose_double_and_bounce_nothing(
         for side in ("outbound", "inbound"):
             for outcome in ("replayed", "bounced", "returned"):
                 assert ledger[side][outcome] == old[side][outcome], (gateway.name, side, outcome)
+
+
+async def test_a_dead_workers_session_is_resumed_by_another(
+    cuttable: Stage, couple: tuple[User, User]
+) -> None:
+    """At least once: nothing is lost, what comes twice is marked, no request is executed twice."""
+    juliet, romeo = couple
+    juliet.send(romeo.jid, "before")
+    await romeo.message("before", within=30)
+    gateway = cuttable.montague_gateway
+    (session,) = [
+        each
+        for each in await gateway.wait_session(CAPULET, "inbound")
+        if each["state"] == "established"
+    ]
+    pids = {worker["id"]: int(worker["pid"]) for worker in await gateway.api("workers")}
+    talk = Talk("k", juliet, romeo)
+    running = asyncio.create_task(talk.run())
+    await asyncio.sleep(1.5)
+    os.kill(pids[session["worker"]], signal.SIGKILL)
+    await asyncio.sleep(3)
+    talk.stop()
+    await running
+    await romeo.inbox.take(lambda s: s.id == talk.said[-1], within=30)
+    for id in talk.asked:
+        await juliet.response(id, within=30)
+    seen = romeo.inbox.peek(lambda s: s.id.startswith("k-"))
+    times = Counter(s.id for s in seen if s.name == "message")
+    assert set(times) >= set(talk.said[:-1])
+    late = {s.id for s in seen if s.is_delayed}
+    assert {id for id, count in times.items() if count > 1} <= late
+    assert not [id for id, n in Counter(s.id for s in seen if s.type == "get").items() if n > 1]
+    log = gateway.log.read_text()
+    assert "is resumed" in log[log.index("authenticated to") :]
+    await gateway.wait_ready()

@@ -62,9 +62,9 @@ class InboundSource(Source):
     async def settled(self, timeout: float) -> bool:
         """Whether all that was read is handled, after waiting at most so many seconds.
 
-        What the local server has not acknowledged is journaled meanwhile.
+        What comes next may reach the local server by another worker: only what that server has
+        acknowledged cannot be overtaken.
         """
-        self.origin.keep_all()
         try:
             async with asyncio.timeout(timeout):
                 while self.origin.unreported:

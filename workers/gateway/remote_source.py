@@ -134,7 +134,6 @@ class RemoteSource(InboundSource):
                 self._listener.resumptions.keep(self._suspended)
         if self._suspended is not None and not self._closing:
             log.info("session from %s is lost: %s; it may be resumed", stream.sender, reason)
-            self.origin.keep_all()
         else:
             self.let_go(reason)
         if self.way_back is not None:
@@ -190,7 +189,6 @@ class RemoteSource(InboundSource):
             self._suspended = self._stream.give_way()
             if self._suspended is not None:
                 session.pump()
-                self.origin.keep_all()
                 if self.way_back is not None:
                     self.way_back.on_closed(session, reason)
         return self._suspended
@@ -228,20 +226,25 @@ class RemoteSource(InboundSource):
 
     async def _resume(self, event: ResumptionRequested) -> None:
         """The peer goes on with another session: ours becomes part of that one."""
+        async with self._listener.resumptions.alone(event.id):
+            if self._stream.state is State.RESUMING:  # not lost again while it waited
+                await self._resume_alone(event)
+        self.session.pump()
+
+    async def _resume_alone(self, event: ResumptionRequested) -> None:
         stream = self._stream
         ours = DomainPair(stream.target, stream.sender)
         found = await self._listener.resumptions.find(event.id, event.h, ours)
         if found.suspended is None:
             log.info("%s → %s: there is nothing to resume", ours.remote, ours.local)
             stream.refuse_resumption(h=found.h)
+            return
+        stream.accept_resumption(found.suspended, event.h)
+        if stream.resumed:
+            self._is_uncertain = not found.is_exact
+            (found.source or self)._go_on_with(self, found.suspended.id)
         else:
-            stream.accept_resumption(found.suspended, event.h)
-            if stream.resumed:
-                self._is_uncertain = not found.is_exact
-                (found.source or self)._go_on_with(self, found.suspended.id)
-            else:
-                (found.source or self._heir())._stay_suspended(found.suspended)
-        self.session.pump()
+            (found.source or self._heir())._stay_suspended(found.suspended)
 
     def _heir(self) -> "RemoteSource":
         """A source for a session of another worker's that was lost again while it came to us."""

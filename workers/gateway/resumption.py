@@ -10,7 +10,8 @@ import asyncio
 import logging
 import secrets
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +34,10 @@ MAX_SUSPENDED_BYTES = 64 * 1024 * 1024
 MAX_MOVED = 16384
 # How many workers are asked for one session, one after the other.
 MAX_QUESTIONS = 3
-# For what a lost session had received to be handled, or at least journaled, in seconds.
-SETTLE_TIMEOUT = 2.0
+# For what a lost session had received to be handled, in seconds.
+SETTLE_TIMEOUT = 3.0
 # For another worker to answer: longer than it may take to settle.
-SIBLING_TIMEOUT = 4.0
+SIBLING_TIMEOUT = 5.0
 
 
 @dataclass(slots=True)
@@ -57,6 +58,7 @@ class Resumptions:
         self._sources: dict[str, RemoteSource] = {}
         self._lost: OrderedDict[str, asyncio.TimerHandle] = OrderedDict()
         self._moved: OrderedDict[str, str] = OrderedDict()
+        self._busy: dict[str, tuple[asyncio.Lock, list[None]]] = {}
         self._saved: dict[str, int] = {}
         self._saving: asyncio.Task[None] | None = None
         self._worker_id = ""
@@ -144,6 +146,19 @@ class Resumptions:
         return source
 
     # Somebody wants to resume.
+
+    @asynccontextmanager
+    async def alone(self, id: str) -> AsyncIterator[None]:
+        """One attempt at a time: who comes while another is at it sees how that ended."""
+        lock, users = self._busy.setdefault(id, (asyncio.Lock(), []))
+        users.append(None)
+        try:
+            async with lock:
+                yield
+        finally:
+            users.pop()
+            if not users:
+                del self._busy[id]
 
     async def find(self, id: str, h: int, pair: DomainPair) -> Found:
         """What a peer that has proved `pair` may go on with. May take some `SIBLING_TIMEOUT`."""
@@ -238,7 +253,16 @@ class Resumptions:
         return True
 
     async def _answer(self, id: str, h: int, pair: DomainPair, asker: str, number: int) -> None:
-        answer: dict[str, Any] = {"resumed": number}
+        async with self.alone(id):
+            answer = {"resumed": number, **await self._hand_over(id, h, pair, asker)}
+        assert self._siblings is not None
+        try:
+            await self._siblings.send_message(asker, answer)
+        except SiblingUnavailable as exc:
+            log.info("a session was to be handed over, but %s", exc)
+
+    async def _hand_over(self, id: str, h: int, pair: DomainPair, asker: str) -> dict[str, Any]:
+        answer: dict[str, Any] = {}
         source = self._claim(id, pair)
         if source is None:
             if id in self._moved and self._moved[id] != asker:
@@ -254,11 +278,7 @@ class Resumptions:
                 answer["bidirectional"] = suspended.bidirectional
                 source.succeeded_elsewhere(is_exact=answer["goes_on"])
                 self._note_moved(id, asker)
-        assert self._siblings is not None
-        try:
-            await self._siblings.send_message(asker, answer)
-        except SiblingUnavailable as exc:
-            log.info("a session was to be handed over, but %s", exc)
+        return answer
 
     def _note_moved(self, id: str, worker: str) -> None:
         self._moved[id] = worker

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # What came on a lost session must be handled before another one may go on with it, in seconds.
-PENDING_TIMEOUT = 2.0
+PENDING_TIMEOUT = 3.0
 # How long the way back waits for the remote to resume the session it opened, before we open one.
 RESUMPTION_PATIENCE = 3.0
 
@@ -106,11 +106,12 @@ class OwnWay:
 
     def on_closed(self, session: Session, reason: str) -> None:
         source = self._source
-        if source is not None and source.base_session is session:
-            if session.stream.suspended() is None:
-                self.end()
-            else:
-                source.origin.keep_all()
+        if (
+            source is not None
+            and source.base_session is session
+            and session.stream.suspended() is None
+        ):
+            self.end()
         self._hop.on_closed(session, reason)
 
     def close(self, session: Session) -> None:
