@@ -1,11 +1,13 @@
 """The beginning of a stream from Prosody, put into the order its users sent.
 
 Prosody 0.12 sends at once what its users send after `<success/>`, and what it had queued before
-(or sends again) only when it has seen the features that follow, in one write with `<enable/>`: the
-newer comes first. So what came in earlier writes is newer, and so is what comes before the first
-stanza that Prosody marks as sent again. Where nothing tells, the order of arrival stays. Pure.
+(or sends again) only when it has seen the features that follow: the newer comes first. The queue is
+flushed in one write, before or with `<enable/>`. It begins with the first stanza that is marked as
+sent again, or else it is the largest write of all, as it holds what came while the stream was
+negotiated. Where nothing tells, the order of arrival stays. Pure.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,27 +39,44 @@ class Beginning:
         self._is_repeat = is_repeat
         self._held: list[_Held] = []
 
-    def cut(self, stanzas: list[Stanza]) -> list[list[Stanza]]:
-        """The runs to be held one after the other: a new one begins with the first mark."""
-        if any(each.is_marked for each in self._held):
-            return [stanzas]
-        first = next((at for at, each in enumerate(stanzas) if self._is_marked(each)), None)
-        return [run for run in (stanzas[:first], stanzas[first:]) if run] if first else [stanzas]
+    def cut(self, stanzas: list[Stanza]) -> list[tuple[list[Stanza], bool]]:
+        """The runs to be held one after the other, and whether each has a mark.
 
-    def hold(self, batch: Batch, write: int) -> None:
+        The first one that has begins with what it marks, or with an iq just before: these carry
+        no mark.
+        """
+        first = next((at for at, each in enumerate(stanzas) if self._is_marked(each)), None)
+        if first is None:
+            return [(stanzas, False)]
+        if any(each.is_marked for each in self._held):
+            return [(stanzas, True)]
+        while first and stanzas[first - 1].name == "iq":
+            first -= 1
+        before = [(stanzas[:first], False)] if first else []
+        return [*before, (stanzas[first:], True)]
+
+    def hold(self, batch: Batch, write: int, *, is_marked: bool) -> None:
         """The next run, accepted; `write` counts the peer's writes."""
-        self._held.append(_Held(batch, write, self._is_marked(batch.stanzas[0])))
+        self._held.append(_Held(batch, write, is_marked))
 
     def in_order(self, *, is_enabled: bool) -> list[Batch]:
-        """All that is held, the older first; `is_enabled`: `<enable/>` has come behind it."""
+        """All that is held, the queue first; `is_enabled`: `<enable/>` has come behind it."""
         held, self._held = self._held, []
-        first = 0
-        if is_enabled and held:
-            marks = [at for at, each in enumerate(held) if each.is_marked]
-            last_write = held[-1].write
-            last_writes = [at for at, each in enumerate(held) if each.write == last_write]
-            first = marks[0] if marks else last_writes[0]
-        return [each.batch for each in held[first:] + held[:first]]
+        start, end = self._queue(held) if is_enabled and held else (0, 0)
+        return [each.batch for each in held[start:end] + held[:start] + held[end:]]
+
+    def _queue(self, held: list[_Held]) -> tuple[int, int]:
+        """From where to where the queue reaches."""
+        marks = [at for at, each in enumerate(held) if each.is_marked]
+        if marks:
+            start, last_write = marks[0], held[marks[-1]].write
+        else:
+            sizes: Counter[int] = Counter()
+            for each in held:
+                sizes[each.write] += each.batch.size
+            last_write = sizes.most_common(1)[0][0]
+            start = next(at for at, each in enumerate(held) if each.write == last_write)
+        return start, max(at for at, each in enumerate(held) if each.write == last_write) + 1
 
     def _is_marked(self, stanza: Stanza) -> bool:
         return has_delay(stanza.data, self._domain) or self._is_repeat(stanza)

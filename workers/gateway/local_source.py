@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from coordinator.routes import DomainPair
@@ -147,8 +148,9 @@ class LocalSource(Source):
             if not stanzas:
                 return
         if self._beginning is not None and not event.resendable:
-            for run in self._beginning.cut(stanzas):
-                self.admit(self.pair, run, self._hold, self._way_back)
+            for run, is_marked in self._beginning.cut(stanzas):
+                hold = partial(self._hold, is_marked=is_marked)
+                self.admit(self.pair, run, hold, self._way_back)
         elif not event.resendable or self.router.requests.is_suspicious(self.pair):
             self.admit(self.pair, stanzas, self._forward, self._way_back)
         else:
@@ -189,12 +191,12 @@ class LocalSource(Source):
         now = asyncio.get_running_loop().time()
         return self.router.requests.judge(self.pair, stanza, now) is not None
 
-    def _hold(self, stanzas: list[Stanza]) -> None:
+    def _hold(self, stanzas: list[Stanza], *, is_marked: bool) -> None:
         batch = self.origin.accept(stanzas, asyncio.get_running_loop().time())
         if self._beginning is None:
             self._send(batch)
         else:
-            self._beginning.hold(batch, self.session.writes)
+            self._beginning.hold(batch, self.session.writes, is_marked=is_marked)
 
     def _end_beginning(self, *, is_enabled: bool = False) -> None:
         """Send what is held, in order."""

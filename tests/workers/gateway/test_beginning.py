@@ -14,8 +14,8 @@ def stanza(id: str, *, by: str = "", type: str | None = None) -> Stanza:
 
 
 def hold(beginning: Beginning, *stanzas: Stanza, write: int = 1) -> None:
-    for run in beginning.cut(list(stanzas)):
-        beginning.hold(Batch(run), write)
+    for run, is_marked in beginning.cut(list(stanzas)):
+        beginning.hold(Batch(run), write, is_marked=is_marked)
 
 
 def order(beginning: Beginning, *, is_enabled: bool = True) -> list[str | None]:
@@ -35,13 +35,14 @@ def test_one_write_keeps_its_order() -> None:
     assert order(beginning) == []
 
 
-def test_what_came_in_earlier_writes_is_newer_than_the_write_with_enable() -> None:
+def test_the_largest_write_is_the_queue() -> None:
     beginning = a_beginning()
     hold(beginning, stanza("4"))
     hold(beginning, stanza("5"), write=2)
     hold(beginning, stanza("1"), stanza("2"), write=3)
     hold(beginning, stanza("3"), write=3)
-    assert order(beginning) == ["1", "2", "3", "4", "5"]
+    hold(beginning, stanza("6"), stanza("7"), write=4)  # `<enable/>` may come one write later
+    assert order(beginning) == ["1", "2", "3", "4", "5", "6", "7"]
 
 
 def test_without_enable_the_order_of_arrival_stays() -> None:
@@ -52,13 +53,20 @@ def test_without_enable_the_order_of_arrival_stays() -> None:
     assert order(beginning, is_enabled=False) == ["1", "2", "3"]
 
 
-def test_what_is_sent_again_and_all_behind_it_is_older() -> None:
+def test_the_queue_begins_with_what_is_sent_again() -> None:
     beginning = a_beginning()
-    hold(beginning, stanza("5"))
-    hold(beginning, stanza("6"), write=2)
-    hold(beginning, stanza("7"), stanza("1", by=LOCAL), stanza("2", by=LOCAL), stanza("3"), write=3)
-    hold(beginning, stanza("4", by=LOCAL), write=4)
-    assert order(beginning) == ["1", "2", "3", "4", "5", "6", "7"]
+    hold(beginning, stanza("5"), stanza("6"), stanza("7"), stanza("8"))
+    hold(beginning, stanza("9"), stanza("1", by=LOCAL), stanza("2", by=LOCAL), write=3)
+    hold(beginning, stanza("3", by=LOCAL), stanza("4"), write=4)
+    hold(beginning, stanza("10"), write=5)
+    assert order(beginning) == ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"]
+
+
+def test_an_iq_just_before_the_first_mark_is_sent_again_too() -> None:
+    beginning = a_beginning()
+    iq = Stanza("iq", b"<iq/>", f"a@{LOCAL}", "b@b.example", "1", "result", LOCAL, "b.example")
+    hold(beginning, stanza("4"), iq, stanza("2", by=LOCAL), stanza("3"))
+    assert order(beginning) == ["1", "2", "3", "4"]
 
 
 def test_a_request_that_comes_again_is_a_sign_like_a_mark() -> None:
