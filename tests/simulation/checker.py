@@ -53,15 +53,17 @@ class Checker:
         """Ids of what has not ended."""
         self.kept_ever: set[str] = set()
         self.lost_data_at = 0.0
+        self.gave_up_at = 0.0
         self.troubles: list[tuple[float, float]] = []
         """When Redis did not answer everybody in time: begin and end."""
         self.had_fault = False
+        self.faults = 0
         self.two_owners: set[int] = set()
         """Pairs whose new owner has waited for the old one in vain: order gives way (§1.4)."""
         self.window: list[int] = []
         """How many stanzas died with each worker, beyond what could be sent again."""
         self.doubles = 0
-        self.owners: dict[tuple[str, str, int], str] = {}
+        self.owners: dict[tuple[str, int], str] = {}
         self._last: dict[tuple[str, int, int], int] = {}
         self._redis_ids = redis_ids
 
@@ -156,7 +158,7 @@ class Checker:
     def _may_have_no_note(self, sent: Sent) -> bool:
         """Two failures: nobody could note the request, or Redis lost the note, and a worker died"""
         at = sent.arrived_at
-        return self.lost_data_at > at - 2.0 or any(
+        return max(self.lost_data_at, self.gave_up_at) > at - 2.0 or any(
             begin < at and at - 2.0 < end for begin, end in self.troubles
         )
 
@@ -200,10 +202,10 @@ class Checker:
     def redis_troubled(self, begin: float, end: float) -> None:
         self.troubles.append((begin, end))
 
-    def on_route(self, pair: tuple[str, str], owner: str, epoch: int) -> None:
-        known = self.owners.setdefault((*pair, epoch), owner)
+    def on_route(self, route: str, owner: str, epoch: int) -> None:
+        known = self.owners.setdefault((route, epoch), owner)
         if known != owner:
-            self.world.fail(f"{pair} has two owners in epoch {epoch}: {known}, {owner}")
+            self.world.fail(f"{route} has two owners in epoch {epoch}: {known} and {owner}")
 
     # At rest.
 
@@ -228,8 +230,9 @@ class Checker:
         every = self.sent.values()
         return {
             "stanzas": len(self.sent),
+            "faults": self.faults,
             "bounced": sum(bool(sent.bounced) for sent in every),
             "excused": sum(bool(sent.excuse) and not sent.is_ended for sent in every),
             "doubled": self.doubles,
-            "window": max(self.window, default=0),
+            "window": sum(self.window),
         }

@@ -29,6 +29,7 @@ def plan(scene: Any, seconds: float, count: int | None) -> None:
 
 def _happen(scene: Any, fault: Fault) -> None:
     scene.checker.had_fault = True
+    scene.checker.faults += 1
     scene.world.trace("FAULT", fault.__name__)
     fault(scene)
 
@@ -88,6 +89,46 @@ def kill_worker(scene: Any) -> None:
     worker = _some_worker(scene)
     if worker is not None:
         worker.process.kill_after(scene.world.rng.choice((0, 0, 1, 2, 3, 5, 8, 13, 21)))
+
+
+def kill_heir(scene: Any) -> None:
+    """A worker, and then the one that is dealt what it held, just when it is dealt."""
+
+    def trap(process: Any, name: str, arguments: Any, result: Any) -> None:
+        if name != "xadd" or ":inbox:" not in str(arguments[0]):
+            return
+        for machine in scene.machines:
+            for worker in machine.workers:
+                if f"{{{worker.worker_id}}}" in str(arguments[0]):
+                    scene.traps.remove(trap)
+                    delay = scene.world.rng.random() * 0.1
+                    scene.world.later(delay, worker.process.kill_after, 1)
+                    return
+
+    scene.traps.append(trap)
+    kill_worker(scene)
+
+
+def kill_sweeper(scene: Any) -> None:
+    """A worker, and then the coordinator that deals what it held, while it does."""
+
+    def trap(process: Any, name: str, arguments: Any, result: Any) -> None:
+        if not process.name.endswith("/coordinator") or name not in ("xadd", "xdel", "xrange"):
+            return
+        scene.traps.remove(trap)
+        scene.world.later(scene.world.rng.random() * 0.03, kill, process.machine)
+
+    def kill(machine: Any) -> None:
+        if not machine.coordinator.is_dead:
+            machine.kill_coordinator()
+            scene.world.later(0.1 + scene.world.rng.random() * 3.0, again, machine)
+
+    def again(machine: Any) -> None:
+        if machine.coordinator.is_dead:
+            machine.start_coordinator()
+
+    scene.traps.append(trap)
+    kill_worker(scene)
 
 
 def pause_worker(scene: Any) -> None:
@@ -238,6 +279,8 @@ def remote_stops_reading(scene: Any) -> None:
 
 FAULTS: dict[Fault, int] = {
     kill_worker: 10,
+    kill_heir: 3,
+    kill_sweeper: 3,
     pause_worker: 6,
     drain_worker: 4,
     replace_worker: 5,

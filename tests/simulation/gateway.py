@@ -13,7 +13,8 @@ from coordinator import accounts
 from coordinator.accounts import ACCEPTED, ACKNOWLEDGED, BOUNCED, DROPPED, RETURNED
 from coordinator.client import ControlPlane
 from coordinator.config import Config
-from tests.simulation.network import DATA, RESET, End, FakeSocket, Parcel
+from tests.simulation import network
+from tests.simulation.network import DATA, RESET, End, FakeSocket, ListeningSocket, Parcel
 from tests.simulation.world import Process
 from workers.gateway.failure import HopFailed
 from workers.gateway.local_connector import LocalConnector
@@ -41,6 +42,7 @@ class ModelTLS:
     def __init__(self, context: Any, *, server: bool, server_name: str | None = None) -> None:
         self.established = False
         self.peer_closed = False
+        self.record_sizes: tuple[int, ...] = ()
         self._is_server = server
         self._outgoing: list[bytes] = []
         self._incoming = b""
@@ -54,6 +56,7 @@ class ModelTLS:
 
     def receive(self, data: bytes) -> bytes:
         if self.established:
+            self.record_sizes = tuple(network.records) if len(network.records) > 1 else ()
             return data
         self._incoming += data
         if not self._incoming.startswith(HELLO):
@@ -444,7 +447,7 @@ class SimulatedWorker:
             anything,
         )
         machine.wire_up(self)
-        self.local.start([machine.listening])
+        self.local.start([ListeningSocket(machine.listening, self.process)])  # type: ignore[list-item]
 
     def _open_remote(self, remote: str) -> End | None:
         return self.machine.scene.open_remote(self.process, remote)

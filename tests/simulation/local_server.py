@@ -1,7 +1,8 @@
 """The local servers, as attach.md found them: Prosody and ejabberd.
 
-Prosody: XEP-0198 on its streams; sends what was queued before the stream was up, then `<enable/>`,
-and forgets what went before it; keeps the last 500 unacknowledged in a ring and sends them again on
+Prosody: XEP-0198 on its streams; sends what users send after `<success/>` at once, then, with the
+features, what was queued before and `<enable/>` in one write, and forgets all of that; later it
+keeps the last 500 unacknowledged in a ring and sends them again on
 a new stream, requests too. ejabberd: no XEP-0198, sends nothing again; answers a ping on its own
 stream towards the asker's domain; bounces for a while after a failed connection.
 """
@@ -27,6 +28,7 @@ _MECHANISMS = (
     "</mechanisms>"
 )
 _SM = "<sm xmlns='urn:xmpp:sm:3'/>"
+_ENABLE = b"<enable xmlns='urn:xmpp:sm:3'/>"
 _FOOTER = b"</stream:stream>"
 
 
@@ -94,6 +96,8 @@ class OutStream(FarStream):
     def __init__(self, server: "LocalServer", end: End, pair: DomainPair) -> None:
         super().__init__(server, end, pair)
         self.is_up = False
+        self.is_open = False
+        """Prosody: between `<success/>` and the features, what comes new is sent at once."""
         self.is_counting = False
         self.total = 0
         self.acknowledged = 0
@@ -119,6 +123,7 @@ class OutStream(FarStream):
         elif token.name == "success":
             self.reader = Reader()
             self.end.send(_header(self.pair.local, self.pair.remote))
+            self.is_open = self.server.is_prosody
         elif token.name == "a":
             self._on_ack(int(token.attributes["h"]))
         elif token.name == "r":
@@ -131,11 +136,10 @@ class OutStream(FarStream):
     def _up(self, may_count: bool) -> None:
         self.is_up = True
         waiting = self.server.take_queue(self.pair)
-        if waiting:
-            self._write(waiting)
-        if may_count and self.server.is_prosody:
-            self.end.send(b"<enable xmlns='urn:xmpp:sm:3'/>")
-            self.is_counting = True
+        may_count = may_count and self.server.is_prosody
+        if waiting or may_count:
+            self._write(waiting, _ENABLE if may_count else b"")
+        self.is_counting = may_count
 
     def send(self, items: list[tuple[str, bytes]]) -> None:
         self._write(items)
@@ -147,10 +151,11 @@ class OutStream(FarStream):
                 self.server.on_overwritten(id)
             self.end.send(b"<r xmlns='urn:xmpp:sm:3'/>")
 
-    def _write(self, items: list[tuple[str, bytes]]) -> None:
+    def _write(self, items: list[tuple[str, bytes]], last: bytes = b"") -> None:
         ids = tuple(id for id, _ in items)
         self.server.on_written(ids, self.is_counting, self.end.wire.number)
-        self.end.send(b"".join(data for _, data in items), () if self.is_counting else ids)
+        data = b"".join(data for _, data in items) + last
+        self.end.send(data, () if self.is_counting else ids)
 
     def _on_ack(self, h: int) -> None:
         if h > self.total or h < self.acknowledged:
@@ -250,7 +255,7 @@ class LocalServer:
 
     def _send(self, pair: DomainPair, items: list[tuple[str, bytes]]) -> None:
         stream = self._out.get(pair)
-        if stream is not None and stream.is_up:
+        if stream is not None and (stream.is_up or stream.is_open):
             stream.send(items)
             return
         if self.process.world.now < self._bounce_until.get(pair, 0.0):

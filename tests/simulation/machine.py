@@ -1,5 +1,6 @@
 """A machine: its coordinator, as far as workers notice it, and its workers."""
 
+import asyncio
 from typing import Any
 
 from coordinator.config import Config
@@ -22,7 +23,7 @@ class Machine:
         self.name = name
         self.config = config
         self.siblings: dict[str, Any] = {}
-        self.listening = Listening(self.world)
+        self.listening = Listening()
         self.slots: dict[str, SimulatedWorker | None] = {f"w{at + 1}": None for at in range(slots)}
         self.ended: list[list[int]] = []
         """The closed accounts of its dead workers."""
@@ -118,8 +119,6 @@ class Machine:
                 self.start_worker(slot)
 
     async def _sweep(self) -> None:
-        import asyncio
-
         while True:
             await asyncio.sleep(TICK)
             await self.sweeper.sweep()

@@ -19,6 +19,10 @@ RESET = "reset"
 DATA = "data"
 
 
+records: list[int] = []
+"""The sizes of the writes in what a transport gives its protocol now: TLS keeps them apart."""
+
+
 class Parcel(NamedTuple):
     """Something on its way: `kind` is DATA, EOF or RESET."""
 
@@ -255,6 +259,7 @@ class Transport(asyncio.Transport):
 
     def _feed(self, data: list[bytes]) -> None:
         if data and not self._is_lost:
+            records[:] = [len(each) for each in data]
             joined = b"".join(data)
             data.clear()
             self._protocol.data_received(joined)
@@ -387,57 +392,48 @@ class FakeSocket:
 
 
 class Listening:
-    """The one local port of a machine: any of its workers accepts."""
+    """The one local port of a machine: all of its workers watch it, whoever is first accepts."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self._waiting: deque[FakeSocket] = deque()
-        self._acceptors: dict[Process, asyncio.Future[Any]] = {}
-        self._is_waiting = False
+    def __init__(self) -> None:
+        self.waiting: deque[FakeSocket] = deque()
+        self.sockets: list[ListeningSocket] = []
+
+    def arrive(self, sock: FakeSocket) -> None:
+        self.waiting.append(sock)
+        for each in list(self.sockets):
+            each.look()
+
+
+class ListeningSocket:
+    """The port as one worker has inherited it."""
+
+    def __init__(self, listening: Listening, process: Process) -> None:
+        self._listening = listening
+        self._process = process
+        listening.sockets.append(self)
+        process.on_death.append(self.close)
 
     def setblocking(self, flag: bool) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        if self in self._listening.sockets:
+            self._listening.sockets.remove(self)
 
-    def arrive(self, sock: FakeSocket) -> None:
-        self._waiting.append(sock)
-        self._match()
+    def watch(self, process: Process) -> None:
+        self.look()
 
-    async def accept_in(self, process: Process) -> Any:
-        future = process.create_future()
-        self._acceptors[process] = future
-        self._match()
-        try:
-            return await future, ("127.0.0.1", 1)
-        finally:
-            if self._acceptors.get(process) is future:
-                del self._acceptors[process]
+    def look(self) -> None:
+        if self._listening.waiting:
+            self._process.post(self._readable)
 
-    def _match(self) -> None:
-        while self._waiting:
-            able = [
-                process
-                for process, future in self._acceptors.items()
-                if not (process.is_dead or process.is_paused or future.done())
-            ]
-            if not able:
-                # All are stopped: the first to go on will find it.
-                if not self._is_waiting and any(not p.is_dead for p in self._acceptors):
-                    self._is_waiting = True
-                    self.world.later(0.1, self._look_again)
-                return
-            process = self.world.rng.choice(able)
-            sock = self._waiting.popleft()
-            sock.move_to(process)
-            process.post(_resolve, self._acceptors.pop(process), sock)
+    def _readable(self) -> None:
+        if self._listening.waiting and self in self._process.readers:
+            callback, args = self._process.readers[self]
+            callback(*args)
 
-    def _look_again(self) -> None:
-        self._is_waiting = False
-        self._match()
-
-
-def _resolve(future: Any, value: Any) -> None:
-    if not future.done():
-        future.set_result(value)
-    else:
-        value.close()
+    def accept(self) -> tuple[FakeSocket, Any]:
+        if not self._listening.waiting:
+            raise BlockingIOError
+        sock = self._listening.waiting.popleft()
+        sock.move_to(self._process)
+        return sock, ("127.0.0.1", 1)

@@ -293,9 +293,6 @@ class Process(asyncio.AbstractEventLoop):
     def remove_reader(self, sock: Any) -> bool:
         return self.readers.pop(sock, None) is not None
 
-    async def sock_accept(self, sock: Any) -> Any:
-        return await sock.accept_in(self)
-
     async def sock_sendall(self, sock: Any, data: Any) -> None:
         sock.send(data)
 
