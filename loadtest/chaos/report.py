@@ -18,11 +18,22 @@ from loadtest.chaos.verdict import Outcome
 
 WIDTH = 132
 _HEADS = (
-    *("fault", "stanzas", "lost", "window", "doubled", "reordered", "bounced", "replayed"),
+    *(
+        "fault",
+        "stanzas",
+        "lost",
+        "server",
+        "window",
+        "doubled",
+        "reordered",
+        "bounced",
+        "replayed",
+    ),
     *("repeated", "back after", "p99 others", "without"),
 )
 _LEGEND = (
-    "lost: from Prosody + from ejabberd · window: dropped worker-lost in the ledgers / lost from "
+    "lost: from Prosody + from ejabberd · server: lost in a local server that was restarted, or by "
+    "ejabberd in closing a stream · window: dropped worker-lost in the ledgers / lost from "
     "ejabberd · doubled: copies of messages, all marked late unless said · repeated: requests "
     "executed again · back after: s · p99: ms, of domains that the fault does not touch, and "
     "theirs without the fault"
@@ -117,6 +128,7 @@ def _row(fault: str, runs: Sequence[Outcome]) -> list[str]:
         name,
         f"{total('stanzas'):,}",
         f"{total('lost_prosody')}+{total('lost_ejabberd')}",
+        str(total("lost_in_server")),
         f"{total('worker_lost')}/{total('lost_ejabberd')}",
         f"{total('doubled'):,}",
         str(total("reordered")),

@@ -35,7 +35,8 @@ class Outcome:
     lost_prosody: int = 0
     lost_ejabberd: int = 0
     lost_in_server: int = 0
-    """Sent to or held by a local server when it was restarted: it forgets what it had."""
+    """A local server that is restarted forgets what it has; ejabberd also what it hands to a stream
+    that is just being closed in order: no gateway ever read these."""
     undeliverable_results: int = 0
     """Results that could be neither delivered nor, by RFC 6120 §8.2.3, returned: counted drops."""
     worker_lost: int = 0
@@ -71,6 +72,7 @@ def judge(
     *,
     started_at: float,
     stopped_at: float,
+    gateway_of_ejabberd: str,
 ) -> None:
     """Fill in the figures and name the promises that were broken."""
     flows = traffic.flows
@@ -90,7 +92,9 @@ def judge(
     outcome.misjudged = sum(flow.misjudged() for flow in flows)
     outcome.repeated_requests = sum(flow.repeated_requests() for flow in flows)
     outcome.broken += _read_ledgers(outcome, before, after)
-    outcome.broken += _count_losses(outcome, flows, impact, stopped_at)
+    accepted = _accepted(after, gateway_of_ejabberd) - _accepted(before, gateway_of_ejabberd)
+    sent = sum(len(flow) for flow in flows if flow.server == "ejabberd")
+    outcome.broken += _count_losses(outcome, flows, impact, unread=max(0, sent - accepted))
     outcome.broken += _promises(outcome, flows)
     _time(outcome, flows, impact, started_at, stopped_at)
 
@@ -130,9 +134,14 @@ def _read_ledgers(outcome: Outcome, before: Ledgers, after: Ledgers) -> Iterator
     outcome.worker_lost = outcome.dropped.get("worker-lost", 0)
 
 
+def _accepted(ledgers: Ledgers, gateway: str) -> int:
+    return int(ledgers[gateway]["outbound"]["accepted"]) if gateway in ledgers else 0
+
+
 def _count_losses(
-    outcome: Outcome, flows: list[Flow], impact: Impact, stopped_at: float
+    outcome: Outcome, flows: list[Flow], impact: Impact, *, unread: int
 ) -> Iterator[str]:
+    """`unread`: at least so many that ejabberd was given no gateway has accepted."""
     lost: dict[tuple[str, str], list[int]] = {}
     results = 0
     for flow in flows:
@@ -152,6 +161,9 @@ def _count_losses(
         if flow.server == "prosody":
             outcome.lost_prosody += len(numbers)
             yield f"from Prosody lost: {len(numbers)} of {_span(flow, numbers, impact)}"
+        elif name not in impact.read_by_victim and len(numbers) <= unread:
+            outcome.lost_in_server += len(numbers)
+            unread -= len(numbers)
         else:
             outcome.lost_ejabberd += len(numbers)
             if name not in impact.read_by_victim:
