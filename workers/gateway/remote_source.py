@@ -2,20 +2,15 @@
 
 import asyncio
 import logging
-import time
 from typing import TYPE_CHECKING, Any
 
 from coordinator.lost_sessions import LostSession
 from coordinator.routes import DomainPair
-from workers.gateway.addresses import network_of
 from workers.gateway.bell import Bell
 from workers.gateway.hop import Hop
-from workers.gateway.identity import CertificateRejected, TrustProblem, verify_chain
-from workers.gateway.inbound import InboundSource
+from workers.gateway.judged_source import JudgedSource
 from workers.gateway.session import Session, WebSocketSession
 from workers.gateway.websocket_handshake import AcceptedWebSocket
-from workers.xmpp.dialback import is_our_key
-from workers.xmpp.errors import StreamCondition
 from workers.xmpp.events import (
     AckRequested,
     Authenticated,
@@ -30,7 +25,6 @@ from workers.xmpp.events import (
     VerifyRequested,
 )
 from workers.xmpp.management import Suspended
-from workers.xmpp.receiving import ReceivingStream
 from workers.xmpp.stream import State
 
 if TYPE_CHECKING:
@@ -38,29 +32,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Keys that one stream may have us look after at the same time, before and after it has proved one
-# domain.
-MAX_STRANGERS_QUESTIONS = 4
-MAX_QUESTIONS = 16
 # How long a session that may go both ways waits for acknowledgements to be agreed on, in seconds.
 ENABLE_TIMEOUT = 1.0
 
 
-class RemoteSource(InboundSource):
+class RemoteSource(JudgedSource):
     """Takes a remote server's stanzas, of one or more pairs, and gives them to local hops.
 
     When its connection is lost it may stay for a while: another session may go on with it.
     """
 
-    session: WebSocketSession
-
     def __init__(self, listener: "PublicListener") -> None:
-        super().__init__(listener.router)
-        self.pairs: dict[DomainPair, str] = {}
-        """Authenticated pairs and how each was proved."""
+        super().__init__(listener)
         self.way_back: Hop | None = None
         """The hop that sends on this session, too (XEP-0288)."""
-        self._listener = listener
         self._suspended: Suspended | None = None
         self._is_over = False
         self._is_uncertain = False
@@ -304,136 +289,3 @@ class RemoteSource(InboundSource):
                 log.info("%s → %s goes back on the session it opened", *pair)
                 return
         self._listener.release(pair)
-
-    # Identity.
-
-    @property
-    def _stream(self) -> ReceivingStream:
-        assert isinstance(self.session.stream, ReceivingStream)
-        return self.session.stream
-
-    async def _judge(self, event: StreamOpened) -> None:
-        """Decide what the peer may use: EXTERNAL only if its certificate proves the domain."""
-        policy = self._listener.config.remote_for(event.sender)
-        stream = self._stream
-        if policy.block:
-            if event.sender not in self._listener.config.remote:
-                self.session.reason = (
-                    f"refused: {event.sender} is not declared under [remote], and local.attach is "
-                    "component: declare it, and add it to the server (`fedgate attach`)"
-                )
-            stream.fail(StreamCondition.POLICY_VIOLATION, "this domain is not served")
-            self.session.pump()
-            return
-        reason = await self._why_no_external(event.sender)
-        if stream.state is not State.DECIDING:
-            return
-        dialback = "dialback" in policy.auth
-        if reason and not dialback:
-            stream.fail(StreamCondition.NOT_AUTHORIZED, reason)
-        else:
-            stream.offer(external=not reason, dialback=dialback, reason=reason)
-        if reason:
-            log.info("%s may not use EXTERNAL: %s", event.sender, reason)
-        self.session.pump()
-
-    async def _why_no_external(self, domain: str) -> str:
-        """XEP-0178 §3 (9): the reason not to offer EXTERNAL, "" if its certificate is good."""
-        listener = self._listener
-        if "external" not in listener.config.remote_for(domain).auth:
-            return "EXTERNAL is not accepted from this domain"
-        try:
-            trust = listener.authorities.for_domain(domain)
-            names = verify_chain(self.session.peer_chain(), trust, time.time())
-        except CertificateRejected as exc:
-            return exc.reason
-        except TrustProblem as exc:
-            log.error("%s", exc)
-            return "certificates cannot be verified at the moment"
-        if names.covers(domain):
-            return ""
-        # Only now may a stranger make us fetch: its certificate is genuine.
-        hosts = await listener.discovery.learn_delegated_hosts(domain)
-        if names.covers(domain, hosts):
-            return ""
-        return f"the certificate is for {names}, not for {domain}"
-
-    def _why_no_question(self, sender: str, target: str) -> str:
-        """The stanza condition with which to refuse to look after a key, "" to do it.
-
-        A stranger may only speak of what its stream header names.
-        """
-        if not self.pairs and (sender, target) != (self._stream.sender, self._stream.target):
-            return "not-authorized"
-        most = MAX_QUESTIONS if self.pairs else MAX_STRANGERS_QUESTIONS
-        return "resource-constraint" if len(self._tasks) >= most else ""
-
-    @property
-    def _asker(self) -> str:
-        """For whom we ask others about keys."""
-        if self._listener.config.websocket.trusted_proxies:
-            return self._stream.sender  # all have the proxy's address
-        peer = self.session.channel.peername
-        return network_of(peer[0]) if isinstance(peer, tuple) else "?"
-
-    def _on_key(self, event: DialbackKeyReceived) -> None:
-        refusal = self._why_no_question(event.sender, event.target)
-        if not refusal:
-            self._spawn(self._verify_key(event))
-            return
-        self._stream.answer_dialback(
-            sender=event.sender, target=event.target, outcome="error", error=refusal
-        )
-
-    async def _verify_key(self, event: DialbackKeyReceived) -> None:
-        pair = DomainPair(event.target, event.sender)
-        policy = self._listener.config.remote_for(event.sender)
-        outcome, error = "error", "policy-violation"
-        # The stream may have been opened by a domain of which less is asked.
-        if not policy.block and "dialback" in policy.auth:
-            outcome, error = await self.router.verifier.ask_remote(
-                pair, id=self._stream.id, key=event.key, asker=self._asker
-            )
-        self._stream.answer_dialback(
-            sender=event.sender, target=event.target, outcome=outcome, error=error
-        )
-        self.session.pump()
-
-    def _on_verify_requested(self, event: VerifyRequested) -> None:
-        refusal = self._why_no_question(event.sender, event.target)
-        if not refusal:
-            self._spawn(self._answer_verify(event))
-        else:
-            self._stream.answer_verify(
-                sender=event.sender,
-                target=event.target,
-                id=event.id,
-                outcome="error",
-                error=refusal,
-            )
-
-    async def _answer_verify(self, event: VerifyRequested) -> None:
-        """A key made by us is known at once; any other may be the local server's own."""
-        outcome, error = "error", "item-not-found"
-        if event.target in self._stream.config.hosts:
-            if is_our_key(
-                event.key,
-                self._stream.config.dialback_secret,
-                receiving=event.sender,
-                originating=event.target,
-                stream_id=event.id,
-            ):
-                outcome = "valid"
-            else:
-                pair = DomainPair(event.target, event.sender)
-                outcome, error = await self.router.verifier.ask_local(
-                    pair, id=event.id, key=event.key, asker=self._asker
-                )
-        self._stream.answer_verify(
-            sender=event.sender,
-            target=event.target,
-            id=event.id,
-            outcome=outcome,
-            error=error if outcome == "error" else "",
-        )
-        self.session.pump()

@@ -1,0 +1,114 @@
+"""Who may open sessions in whose name: certificates, and keys that are asked about."""
+
+import pytest
+
+from tests.workers.gateway.gateway_bench import GatewayScene
+from tests.workers.gateway.session_bench import (
+    LOCAL,
+    REMOTE,
+    message,
+    on_quiet_loop,
+    until,
+)
+from workers.gateway import judged_source
+from workers.gateway.failure import HopFailed
+
+
+@on_quiet_loop
+async def test_without_a_certificate_dialback_is_asked_of_the_authoritative_server(
+    gateway: GatewayScene,
+) -> None:
+    await gateway.start()
+    peer = await gateway.open_remote(known=False)
+    peer.send(message("1", sender=REMOTE, target=LOCAL))
+    await until(lambda: gateway.local.got)
+    (shown,) = gateway.public.describe()
+    assert shown["authenticated_by"] == "dialback"
+
+
+@on_quiet_loop
+async def test_a_key_that_the_authoritative_server_denies_ends_the_stream(
+    gateway: GatewayScene,
+) -> None:
+    gateway.remote.verdict = "invalid"
+    await gateway.start()
+    with pytest.raises(HopFailed, match="invalid"):
+        await gateway.open_remote(known=False)
+    await until(lambda: not gateway.public.sources)
+    assert gateway.public.errors[0]["domain"] == REMOTE
+
+
+@on_quiet_loop
+async def test_a_blocked_domain_is_refused(gateway: GatewayScene) -> None:
+    await gateway.start(remote={"block": True})
+    with pytest.raises(HopFailed, match="not served"):
+        await gateway.open_remote()
+
+
+@on_quiet_loop
+async def test_a_domain_that_must_use_external_cannot_use_dialback(gateway: GatewayScene) -> None:
+    await gateway.start(remote={"auth": ("external",)})
+    with pytest.raises(HopFailed, match="not-authorized"):
+        await gateway.open_remote(known=False)
+
+
+@on_quiet_loop
+async def test_nor_on_a_stream_that_another_domain_opened(gateway: GatewayScene) -> None:
+    await gateway.start(remote={"auth": ("external",)})
+    peer = await gateway.open_remote(sender="other.example", known=False, verify_only=True)
+    stream = peer.session.stream
+    stream._out.append(
+        f"<db:result xmlns:db='jabber:server:dialback' from='{REMOTE}' to='{LOCAL}'>key"
+        "</db:result>".encode()
+    )
+    peer.session.write()
+    # Its answer is one that our stream did not ask for, so what must not come is a connection.
+    stream.send_verify(sender="other.example", target=LOCAL, id="id", key="k")
+    gateway.local.verdict = "invalid"
+    peer.session.pump()
+    await until(lambda: peer.answers() == ["invalid"])
+    assert not gateway.remote.sessions
+    (source,) = gateway.public.sources
+    assert not source.pairs
+
+
+@on_quiet_loop
+async def test_questions_about_keys_are_asked_of_the_local_server(gateway: GatewayScene) -> None:
+    await gateway.start()
+    peer = await gateway.open_remote(known=False, verify_only=True)
+    for id, verdict in (("one", "valid"), ("two", "invalid")):
+        gateway.local.verdict = verdict
+        peer.session.stream.send_verify(sender=REMOTE, target=LOCAL, id=id, key="its own")
+        peer.session.pump()
+        await until(lambda: verdict in peer.answers())  # noqa: B023
+
+
+@on_quiet_loop
+async def test_before_it_has_proved_one_a_stream_may_only_speak_of_its_own_domain(
+    gateway: GatewayScene,
+) -> None:
+    await gateway.start()
+    peer = await gateway.open_remote(known=False, verify_only=True)
+    peer.session.stream.send_verify(sender="victim.example", target=LOCAL, id="one", key="k")
+    peer.session.stream._out.append(
+        "<db:result xmlns:db='jabber:server:dialback' from='victim.example' "
+        f"to='{LOCAL}'>key</db:result>".encode()
+    )
+    peer.session.pump()
+    await until(lambda: peer.answers() == ["error"])
+    assert not gateway.local.sessions
+    assert not gateway.remote.sessions
+
+
+@on_quiet_loop
+async def test_a_flood_of_questions_is_refused_at_once(
+    gateway: GatewayScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judged_source, "MAX_STRANGERS_QUESTIONS", 2)
+    await gateway.start()
+    gateway.local.verdict = ""
+    peer = await gateway.open_remote(known=False, verify_only=True)
+    for id in ("one", "two", "three", "four"):
+        peer.session.stream.send_verify(sender=REMOTE, target=LOCAL, id=id, key="its own")
+    peer.session.pump()
+    await until(lambda: peer.answers() == ["error", "error"])
