@@ -1,4 +1,4 @@
-"""Sessions that remote servers open: what they send reaches the local server, or its sender is told."""
+"""Sessions that remote servers open: their stanzas reach the local server, or senders are told."""
 
 from coordinator.routes import DomainPair
 from tests.workers.gateway.gateway_bench import PAIR, GatewayScene
