@@ -268,7 +268,12 @@ def remote_refuses(scene: Any) -> None:
     server.is_refusing = True
     for session in list(server.incoming):
         session.end.wire.cut()
-    _while(scene, 0.1, scene.world.rng.choice((1.0, 12.0)), lambda: setattr(server, "is_refusing", False))
+    _while(
+        scene,
+        0.1,
+        scene.world.rng.choice((1.0, 12.0)),
+        lambda: setattr(server, "is_refusing", False),
+    )
 
 
 def remote_stops_reading(scene: Any) -> None:

@@ -33,7 +33,13 @@ from workers.xmpp.receiving import ReceivingStream
 from workers.xmpp.stream import StreamConfig
 
 HELLO = b"\x16HELLO"
-_BALANCED = (ACKNOWLEDGED, BOUNCED, RETURNED, accounts.IN_FLIGHT_OURS, accounts.IN_FLIGHT_RESENDABLE)
+_BALANCED = (
+    ACKNOWLEDGED,
+    BOUNCED,
+    RETURNED,
+    accounts.IN_FLIGHT_OURS,
+    accounts.IN_FLIGHT_RESENDABLE,
+)
 
 
 class ModelTLS:
@@ -177,7 +183,9 @@ class ModelWebSocket:
 class ModelRemoteConnector:
     """Opens sessions to remote servers; `open_to(remote)` gives a connection, or None."""
 
-    def __init__(self, config: Config, open_to: Callable[[str], End | None], latency: float) -> None:
+    def __init__(
+        self, config: Config, open_to: Callable[[str], End | None], latency: float
+    ) -> None:
         self._config = config
         self._open_to = open_to
         self._latency = latency

@@ -321,9 +321,7 @@ class RedisModel:
 
     def remember(self) -> None:
         """Keep a copy, for `forget_newest`."""
-        self._past = [
-            (self.world.now, copy.deepcopy(self.data.keys), dict(self.data.expiry))
-        ]
+        self._past = [(self.world.now, copy.deepcopy(self.data.keys), dict(self.data.expiry))]
 
     def forget_newest(self) -> None:
         """A failover to a replica that was behind."""

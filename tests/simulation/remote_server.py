@@ -83,7 +83,9 @@ class Incoming(FarSession):
         name = token.name
         if name in ("message", "presence", "iq"):
             self.handled += self.is_counting
-            self.server.checker.arrived(token.attributes.get("id", ""), token, at=self.server.domain)
+            self.server.checker.arrived(
+                token.attributes.get("id", ""), token, at=self.server.domain
+            )
         elif name == "r":
             self.say(b"<a xmlns='urn:xmpp:sm:3' h='%d'/>" % self.handled)
         elif name == "open":

@@ -31,9 +31,7 @@ LOCALS = {"prosody.example": True, "ejabberd.example": False}
 REMOTES = {"sm.example": True, "plain.example": False}
 _KINDS = ("message", "request", "result", "presence", "error")
 _WEIGHTS = (70, 17, 4, 6, 3)
-_LIMITS = Limits(
-    resend_timeout=8.0, ping_interval=4.0, connect_timeout=3.0, idle_timeout=20.0
-)
+_LIMITS = Limits(resend_timeout=8.0, ping_interval=4.0, connect_timeout=3.0, idle_timeout=20.0)
 
 
 class Scene:
@@ -302,7 +300,11 @@ def in_world(scene: Scene) -> Iterator[None]:
     patches: list[tuple[Any, str, Any]] = [
         (time, "time", wall),
         (time, "monotonic", lambda: world.now),
-        (secrets, "token_hex", lambda count=32: f"{world.chance.getrandbits(8 * count):0{2 * count}x}"),
+        (
+            secrets,
+            "token_hex",
+            lambda count=32: f"{world.chance.getrandbits(8 * count):0{2 * count}x}",
+        ),
         (redis_client, "open_client", open_client),
         (channel, "TLSEngine", ModelTLS),
         (local_listener, "connect_native", _no_native),
