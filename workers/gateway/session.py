@@ -16,7 +16,6 @@ from OpenSSL import SSL
 from websockets.datastructures import Headers
 
 from workers.gateway.channel import Channel
-from workers.gateway.tls_engine import RECORD
 from workers.gateway.websocket import WebSocket
 from workers.xmpp.events import Event, StreamClosed, StreamFailed, TlsStarting
 from workers.xmpp.stream import ServerStream, State
@@ -25,6 +24,9 @@ log = logging.getLogger(__name__)
 
 # After both sides have closed their streams, how long the connection may take to end.
 CLOSE_TIMEOUT = 5.0
+# LuaSocket, hence Prosody, writes in steps of so many bytes; others in whole TLS records, which are
+# twice as large.
+WRITE_STEP = 8192
 
 
 class SessionOwner(Protocol):
@@ -205,7 +207,7 @@ class TcpSession(Session):
         self.by_record = False
         """Take what is read one TLS record after the other, and count the peer's writes."""
         self.writes = 0
-        """Which write of the peer's is being taken: a full record is not its end."""
+        """Which write of the peer's is being taken: a record of whole steps is not its end."""
         self._last_record = 0
         self._is_server = is_server
         self._server_name = server_name
@@ -245,7 +247,7 @@ class TcpSession(Session):
             return
         start = 0
         for size in self.channel.record_sizes or (len(data),):
-            if self._last_record < RECORD:
+            if self._last_record % WRITE_STEP or not self._last_record:
                 self.writes += 1
             self._last_record = size
             self._receive(data[start : start + size])

@@ -8,8 +8,7 @@ from tests.workers.gateway.gateway_bench import Peer
 from tests.workers.gateway.session_bench import FarServer, message, on_quiet_loop, until
 from workers.gateway.failure import HopFailed
 from workers.gateway.negotiation import Negotiation
-from workers.gateway.session import Session, WebSocketSession
-from workers.gateway.tls_engine import RECORD
+from workers.gateway.session import WRITE_STEP, Session, WebSocketSession
 from workers.gateway.websocket_handshake import connect
 from workers.xmpp.events import Acknowledged, DialbackKeyReceived, Event
 from workers.xmpp.framing import WebSocketFraming
@@ -171,7 +170,7 @@ async def test_the_writes_of_a_peer_are_told_apart_by_its_records() -> None:
     session.by_record = True
     taken: list[tuple[int, bytes]] = []
     session._receive = lambda data: taken.append((session.writes, data))  # type: ignore
-    sizes: tuple[int, ...] = (3, RECORD, RECORD, 5, 7)
+    sizes: tuple[int, ...] = (3, WRITE_STEP, 2 * WRITE_STEP, 5, 7)
 
     class Records:
         record_sizes = sizes
@@ -180,8 +179,8 @@ async def test_the_writes_of_a_peer_are_told_apart_by_its_records() -> None:
     session.data_received(bytes(sum(sizes)))
     assert [(write, len(data)) for write, data in taken] == [
         (1, 3),
-        (2, RECORD),
-        (2, RECORD),
+        (2, WRITE_STEP),
+        (2, 2 * WRITE_STEP),
         (2, 5),
         (3, 7),
     ]
