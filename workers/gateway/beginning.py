@@ -1,13 +1,11 @@
-"""The beginning of a stream from Prosody, put into the order its users sent.
+"""The beginning of a stream from Prosody, put into the order its users sent where that can be told.
 
 Prosody 0.12 sends at once what its users send after `<success/>`, and what it had queued before
-(or sends again) only when it has seen the features that follow: the newer comes first. The queue is
-flushed in one write, before or with `<enable/>`. It begins with the first stanza that is marked as
-sent again, or else it is the largest write of all, as it holds what came while the stream was
-negotiated. Where nothing tells, the order of arrival stays. Pure.
+only when it has seen the features that follow: the newer comes first. If the queue begins with what
+is sent again it can be recognised, by Prosody's mark, and goes first. Without one nothing tells the
+two apart (their sizes and times say too little): the order of arrival stays. Pure.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -62,21 +60,12 @@ class Beginning:
     def in_order(self, *, is_enabled: bool) -> list[Batch]:
         """All that is held, the queue first; `is_enabled`: `<enable/>` has come behind it."""
         held, self._held = self._held, []
-        start, end = self._queue(held) if is_enabled and held else (0, 0)
-        return [each.batch for each in held[start:end] + held[:start] + held[end:]]
-
-    def _queue(self, held: list[_Held]) -> tuple[int, int]:
-        """From where to where the queue reaches."""
         marks = [at for at, each in enumerate(held) if each.is_marked]
-        if marks:
-            start, last_write = marks[0], held[marks[-1]].write
-        else:
-            sizes: Counter[int] = Counter()
-            for each in held:
-                sizes[each.write] += each.batch.size
-            last_write = sizes.most_common(1)[0][0]
-            start = next(at for at, each in enumerate(held) if each.write == last_write)
-        return start, max(at for at, each in enumerate(held) if each.write == last_write) + 1
+        if not marks or not is_enabled:
+            return [each.batch for each in held]
+        start, last_write = marks[0], held[marks[-1]].write
+        end = max(at for at, each in enumerate(held) if each.write == last_write) + 1
+        return [each.batch for each in held[start:end] + held[:start] + held[end:]]
 
     def _is_marked(self, stanza: Stanza) -> bool:
         return has_delay(stanza.data, self._domain) or self._is_repeat(stanza)

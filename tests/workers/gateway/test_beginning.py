@@ -27,22 +27,13 @@ def a_beginning(*repeats: str) -> Beginning:
     return Beginning(LOCAL, lambda stanza: stanza.id in repeats)
 
 
-def test_one_write_keeps_its_order() -> None:
+def test_without_a_mark_the_order_of_arrival_stays() -> None:
     beginning = a_beginning()
     hold(beginning, stanza("1"), stanza("2"))
     hold(beginning, stanza("3", by="elsewhere.example"))
-    assert order(beginning) == ["1", "2", "3"]
+    hold(beginning, stanza("4"), stanza("5"), stanza("6"), write=2)
+    assert order(beginning) == ["1", "2", "3", "4", "5", "6"]
     assert order(beginning) == []
-
-
-def test_the_largest_write_is_the_queue() -> None:
-    beginning = a_beginning()
-    hold(beginning, stanza("4"))
-    hold(beginning, stanza("5"), write=2)
-    hold(beginning, stanza("1"), stanza("2"), write=3)
-    hold(beginning, stanza("3"), write=3)
-    hold(beginning, stanza("6"), stanza("7"), write=4)  # `<enable/>` may come one write later
-    assert order(beginning) == ["1", "2", "3", "4", "5", "6", "7"]
 
 
 def test_without_enable_the_order_of_arrival_stays() -> None:
