@@ -87,8 +87,9 @@ def _run_many(options: argparse.Namespace) -> int:
     seconds = time.perf_counter() - started
     print(
         f"{count} seeds, {failed} failed; {count / seconds * 60:,.0f} seeds/minute; "
-        f"{totals['stanzas']:,} stanzas, {totals['faults']:,} faults, {totals['doubled']:,} doubled,"
-        f" {totals['bounced']:,} bounced, {totals['window']:,} in the window"
+        f"{totals['stanzas']:,} stanzas, {totals['faults']:,} faults, "
+        f"{totals['doubled']:,} doubled, {totals['bounced']:,} bounced, "
+        f"{totals['window']:,} in the window"
     )
     return 1 if failed else 0
 

@@ -9,6 +9,9 @@ from tests.simulation.network import End, Wire
 from tests.simulation.stanzas import ERROR, REQUEST, RESULT, Token
 from tests.simulation.world import World
 
+RECOVERY = 12.0
+"""Seconds within which others take over what a worker, or a machine, has left."""
+
 
 @dataclass(slots=True)
 class Sent:
@@ -65,6 +68,8 @@ class Checker:
         self.window: list[int] = []
         """How many stanzas died with each worker, beyond what could be sent again."""
         self.doubles = 0
+        self.departures: list[float] = []
+        """When workers died or began to drain."""
         self.owners: dict[tuple[str, int], str] = {}
         self._last: dict[tuple[str, int, int], int] = {}
         self._redis_ids = redis_ids
@@ -143,7 +148,7 @@ class Checker:
         before = self._last.get(way, 0)
         if sent.number >= before:
             self._last[way] = sent.number
-        elif sent.pair not in self.two_owners:
+        elif sent.pair not in self.two_owners and not self._was_abandoned():
             self.world.fail(f"{sent.id} arrived after {sent.direction}{sent.pair}-{before}")
 
     def _check_double(self, sent: Sent) -> None:
@@ -157,11 +162,21 @@ class Checker:
         if not self.had_fault:
             self.world.fail(f"{sent.id} arrived twice without any fault")
 
+    def _was_abandoned(self) -> bool:
+        """Two failures: Redis was in trouble while what a worker left was to be taken over."""
+        return any(
+            begin < at + RECOVERY and at - 2.0 < end
+            for at in self.departures
+            for begin, end in self.troubles
+        )
+
     def _may_have_no_note(self, sent: Sent) -> bool:
         """Two failures: nobody could note the request, or Redis lost the note, and a worker died"""
         at = sent.arrived_at
-        return max(self.lost_data_at, self.gave_up_at) > at - 2.0 or any(
-            begin < at and at - 2.0 < end for begin, end in self.troubles
+        return (
+            max(self.lost_data_at, self.gave_up_at) > at - 2.0
+            or any(begin < at and at - 2.0 < end for begin, end in self.troubles)
+            or self._was_abandoned()
         )
 
     # What the network, the workers and Redis tell.
@@ -183,8 +198,12 @@ class Checker:
             fate = why
         self.world.trace("lost", f"{' '.join(ids)}: {fate}")
 
+    def worker_leaves(self) -> None:
+        self.departures.append(self.world.now)
+
     def worker_died(self, name: str) -> None:
         """What it had read, and nobody else has, dies with it: the window."""
+        self.worker_leaves()
         ids = self._redis_ids()
         lost = 0
         for id in sorted(self.open):

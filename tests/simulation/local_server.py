@@ -35,9 +35,9 @@ _FOOTER = b"</stream:stream>"
 def _header(sender: str, target: str, id: str = "") -> bytes:
     named = f" id='{id}'" if id else ""
     return (
-        f"<?xml version='1.0'?><stream:stream xmlns='jabber:server' xmlns:db='jabber:server:dialback'"
-        f" xmlns:stream='http://etherx.jabber.org/streams'{named} from='{sender}' to='{target}'"
-        " version='1.0'>"
+        "<?xml version='1.0'?><stream:stream xmlns='jabber:server'"
+        " xmlns:db='jabber:server:dialback' xmlns:stream='http://etherx.jabber.org/streams'"
+        f"{named} from='{sender}' to='{target}' version='1.0'>"
     ).encode()
 
 
@@ -137,8 +137,8 @@ class OutStream(FarStream):
     def _up(self, may_count: bool) -> None:
         self.is_up = True
         waiting = self.server.take_queue(self.pair)
-        if self.early and len(waiting) < 2:
-            # One write like another: nobody can tell which was queued before.
+        if self.early and not any(stanzas.is_marked(data) for _, data in waiting):
+            # Nothing tells which was queued before.
             self.server.checker.unordered.update(self.early, [id for id, _ in waiting])
         may_count = may_count and self.server.is_prosody
         if waiting or may_count:

@@ -7,7 +7,7 @@ from coordinator.config import Config
 from coordinator.store import Store
 from coordinator.sweeps import Sweeper
 from tests.simulation.gateway import SimulatedWorker
-from tests.simulation.network import Listening
+from tests.simulation.sockets import Listening, connect_stream
 from tests.simulation.world import Process, World
 
 TICK = 1.0
@@ -59,6 +59,7 @@ class Machine:
     def new_process(self, name: str) -> Process:
         process = Process(self.world, name)
         process.network = self.network
+        process.connect_stream = connect_stream
         process.machine = self
         return process
 

@@ -14,14 +14,18 @@ from typing import Any
 from coordinator import accounts, redis_client
 from coordinator.config import Config, Gateway, Limits, Local, Redis
 from coordinator.routes import DomainPair
-from tests.simulation import stanzas
+from tests.simulation import sockets, stanzas
 from tests.simulation.checker import Checker, Sent
-from tests.simulation.gateway import ModelTLS, SimulatedWorker
+from tests.simulation.gateway import SimulatedWorker
 from tests.simulation.local_server import LocalServer
 from tests.simulation.machine import Machine
-from tests.simulation.network import End, FakeSocket, Network
-from tests.simulation.redis_model import ModelClient, RedisModel, Stream
+from tests.simulation.model_sessions import ModelTLS
+from tests.simulation.network import End, Network
+from tests.simulation.redis_connection import ModelClient
+from tests.simulation.redis_data import Stream
+from tests.simulation.redis_model import RedisModel
 from tests.simulation.remote_server import RemoteServer
+from tests.simulation.sockets import FakeSocket
 from tests.simulation.world import START, WALL, Process, World
 from workers.gateway import channel, gateway_splice, local_listener
 from workers.gateway.native import NativeFailed
@@ -293,7 +297,7 @@ def in_world(scene: Scene) -> Iterator[None]:
     async def connect_gateway(address: str) -> FakeSocket:
         try:
             process: Any = world.current
-            return await scene.network.connect_gateway(process, address)
+            return await sockets.connect_gateway(scene.network, process, address)
         except OSError as exc:
             raise NativeFailed(resolved=True, reason=f"{address}: {exc}") from None
 

@@ -53,6 +53,8 @@ class _Log(logging.Handler):
         self._world.trace(process.name if process else "?", f"{record.name}: {text}")
         if record.msg == "%s → %s: %s does not let go" and isinstance(record.args, tuple):
             self._scene.predecessor_stays(str(record.args[0]), str(record.args[1]))
+        elif record.msg == "%s; going on without it":
+            self._scene.checker.redis_troubled(self._world.now - 2.0, self._world.now + 2.0)
         elif record.msg in _GIVEN_UP:
             self._scene.journals_stay()
         if record.levelno >= logging.ERROR:

@@ -157,6 +157,7 @@ class Process(asyncio.AbstractEventLoop):
         self.after_turn: Callable[[], None] | None = None
         self.on_death: list[Callable[[], None]] = []
         self.network: Any = None
+        self.connect_stream: Any = None
         self.machine: Any = None
         self._kill_in = 0
         self.readers: dict[Any, tuple[Callable[..., object], tuple[Any, ...]]] = {}
@@ -297,7 +298,7 @@ class Process(asyncio.AbstractEventLoop):
         sock.send(data)
 
     async def create_connection(self, factory: Any, host: Any, port: Any, **_: Any) -> Any:  # type: ignore[override]
-        return await self.network.connect_stream(self, factory, host, port)
+        return await self.connect_stream(self.network, self, factory, host, port)
 
     async def connect_accepted_socket(self, factory: Any, sock: Any, **_: Any) -> Any:  # type: ignore[override]
         return sock.attach(self, factory)
