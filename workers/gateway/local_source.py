@@ -59,6 +59,7 @@ class LocalSource(Source):
         self._bouncing: asyncio.TimerHandle | None = None
         self._beginning: Beginning | None = None
         self._enabling: asyncio.TimerHandle | None = None
+        self._closes_when_open = False
 
     def attach(self, session: TcpSession) -> None:
         self.session = self._session = session
@@ -94,6 +95,10 @@ class LocalSource(Source):
             self._end_beginning(is_enabled=True)
 
     def close(self, see_other_uri: str | None = None) -> None:
+        if self.authenticated_by and self._stream.state < State.ESTABLISHED:
+            # What Prosody sends right behind its new header it will never send again: read it.
+            self._closes_when_open = True
+            return
         self._end_beginning()
         super().close(see_other_uri)
 
@@ -173,6 +178,9 @@ class LocalSource(Source):
     # The beginning of a stream.
 
     def _on_established(self) -> None:
+        if self._closes_when_open:
+            asyncio.get_running_loop().call_soon(self.close)
+            return
         manages = self._listener.managing.get(self.pair.local)
         if self.authenticated_by != "external" or manages is False or self.failure is not None:
             return
