@@ -258,6 +258,6 @@ class FlapRun:
             outcome.stanzas += len(flow)
             outcome.lost += len(list(flow.missing()))
             outcome.doubled += flow.marked
-            outcome.reordered += len(flow.reordered)
+            outcome.reordered += len(flow.reordered()) - flow.swapped()
             for condition, count in flow.conditions.items():
                 outcome.bounced[condition] = outcome.bounced.get(condition, 0) + count

@@ -18,26 +18,15 @@ from loadtest.chaos.verdict import Outcome
 
 WIDTH = 132
 _HEADS = (
-    *(
-        "fault",
-        "stanzas",
-        "lost",
-        "server",
-        "window",
-        "doubled",
-        "reordered",
-        "bounced",
-        "replayed",
-    ),
-    *("repeated", "back after", "p99 others", "without"),
+    *("fault", "stanzas", "lost", "server", "window", "doubled", "reordered", "swapped"),
+    *("bounced", "replayed", "repeated", "back after", "p99 ms", "without"),
 )
-_LEGEND = (
-    "lost: from Prosody + from ejabberd · server: lost in a local server that was restarted, or by "
-    "ejabberd in closing a stream · window: dropped worker-lost in the ledgers / lost from "
-    "ejabberd · doubled: copies of messages, all marked late unless said · repeated: requests "
-    "executed again · back after: s · p99: ms, of domains that the fault does not touch, and "
-    "theirs without the fault"
-)
+_LEGEND = """\
+lost: from Prosody + from ejabberd · server: lost in a local server that was restarted, or by
+ejabberd in closing a stream · window: dropped worker-lost in the ledgers / lost from ejabberd ·
+doubled: copies of messages, all marked late unless said · swapped: overtaken within Prosody where
+its stream begins, by at most one turn of its loop · repeated: requests executed again · back after:
+seconds · p99: of domains that the fault does not touch, and theirs without the fault"""
 
 
 class Progress:
@@ -132,6 +121,7 @@ def _row(fault: str, runs: Sequence[Outcome]) -> list[str]:
         f"{total('worker_lost')}/{total('lost_ejabberd')}",
         f"{total('doubled'):,}",
         str(total("reordered")),
+        str(total("swapped")),
         f"{sum(sum(run.bounced.values()) for run in runs):,}",
         f"{total('replayed'):,}",
         str(total("repeated_requests")),

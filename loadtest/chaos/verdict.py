@@ -43,6 +43,8 @@ class Outcome:
     doubled: int = 0
     repeated_results: int = 0
     reordered: int = 0
+    swapped: int = 0
+    """From Prosody, in an order that it makes itself where a stream begins: see `Flow.swapped`."""
     bounced: dict[str, int] = field(default_factory=dict)
     misjudged: int = 0
     """Bounced, and arrived nevertheless."""
@@ -87,7 +89,8 @@ def judge(
     outcome.withheld, outcome.strays = traffic.withheld, traffic.strays
     outcome.doubled = sum(flow.marked + flow.unmarked for flow in flows)
     outcome.repeated_results = sum(flow.repeated_results for flow in flows)
-    outcome.reordered = sum(len(flow.reordered) for flow in flows)
+    outcome.swapped = sum(flow.swapped() for flow in flows if flow.server == "prosody")
+    outcome.reordered = sum(len(flow.reordered()) for flow in flows) - outcome.swapped
     outcome.bounced = dict(sum((flow.conditions for flow in flows), Counter()))
     outcome.misjudged = sum(flow.misjudged() for flow in flows)
     outcome.repeated_requests = sum(flow.repeated_requests() for flow in flows)
@@ -108,7 +111,7 @@ def patience(flows: list[Flow], since: float, until: float) -> float:
 
 def _promises(outcome: Outcome, flows: list[Flow]) -> Iterator[str]:
     if outcome.reordered:
-        yield f"{outcome.reordered} reordered: {_examples(flows, lambda flow: flow.reordered)}"
+        yield f"{outcome.reordered} reordered: {_examples(flows, Flow.reordered)}"
     if unmarked := sum(flow.unmarked for flow in flows):
         yield f"{unmarked} doubled without a mark"
     if outcome.repeated_requests:

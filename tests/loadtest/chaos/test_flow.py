@@ -36,8 +36,37 @@ def test_only_first_copies_are_out_of_order() -> None:
     flow = flow_of(*4 * [Kind.MESSAGE])
     for number in (0, 1, 3, 2, 0, 1):
         flow.arrived(number, 5, is_marked=True)
-    assert flow.reordered == [2]
+    assert flow.reordered() == [2]
     assert flow.marked == 2
+
+
+@pytest.mark.parametrize(
+    ("order", "swapped", "reordered"),
+    [
+        ([0, 1, 2, 3, 4, 5], 0, []),
+        ([0, 1, 4, 2, 3, 5], 2, [2, 3]),  # 4 overtook 2 and 3
+        ([4, 5, 0, 1, 2, 3], 4, [0, 1, 2, 3]),
+        ([0, 1, 5, 2, 3, 4], 3, [2, 3, 4]),  # at the end
+        ([0, 4, 2, 3, 1, 5], 0, [2, 3, 1]),
+        ([0, 2, 1, 3, 5, 4], 2, [1, 4]),  # twice
+        ([0, 5, 2], 1, [2]),  # the others did not arrive
+        ([3, 0, 2, 1], 0, [0, 2, 1]),
+    ],
+)
+def test_a_swap_is_a_run_that_the_next_few_overtook(
+    order: list[int], swapped: int, reordered: list[int]
+) -> None:
+    flow = flow_of(*6 * [Kind.MESSAGE])
+    for number in order:
+        flow.arrived(number, 9, is_marked=False)
+    assert (flow.swapped(), flow.reordered()) == (swapped, reordered)
+
+
+def test_what_many_overtook_is_no_swap() -> None:
+    flow = flow_of(*40 * [Kind.MESSAGE])
+    for number in (*range(1, 40), 0):
+        flow.arrived(number, 9, is_marked=False)
+    assert flow.swapped() == 0
 
 
 def test_a_copy_says_that_it_is_late_or_is_counted_as_unmarked() -> None:

@@ -34,7 +34,15 @@ def test_runs_of_a_fault_are_one_row_with_sums_and_the_worst_times() -> None:
     ]
     text = shown(table(runs))
     row = next(line for line in text.splitlines() if "worker-killed" in line).split()
-    assert row == ["worker-killed", "×2", "1,500", "0+2", "0", "1/2", *"0 0 3 0 0 2.2 – –".split()]
+    assert row == [
+        "worker-killed",
+        "×2",
+        "1,500",
+        "0+2",
+        "0",
+        "1/2",
+        *"0 0 0 3 0 0 2.2 – –".split(),
+    ]
     assert "12" in text
     assert all(len(line) <= WIDTH for line in text.splitlines())
 
