@@ -18,6 +18,11 @@ CHUNK = 200
 async def test_a_burst_in_each_direction_arrives_in_order(
     stage: Stage, juliet: User, romeo: User
 ) -> None:
+    # The streams are open before the burst: at their opening Prosody overtakes itself (see
+    # workers/gateway/beginning.py).
+    for sender, recipient in ((juliet, romeo), (romeo, juliet)):
+        sender.send(recipient.jid, "before the burst", id="before")
+        await recipient.message("before the burst", within=30)
     before = [await gateway.wait_settled() for gateway in stage.gateways]
 
     await asyncio.gather(
@@ -39,6 +44,17 @@ async def _send_burst(sender: User, recipient: User) -> None:
         await asyncio.sleep(0)
 
 
+def runs(numbers: list[int]) -> list[tuple[int, int]]:
+    """Runs of ascending numbers, first and last of each."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number - 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return found
+
+
 async def _receive_burst(recipient: User, sender: str) -> None:
     numbers: list[int] = []
     while len(numbers) < BURST:
@@ -47,7 +63,7 @@ async def _receive_burst(recipient: User, sender: str) -> None:
         )
         assert (message.type, message.sender, message.is_delayed) == ("chat", sender, False)
         numbers.append(int(message.id.removeprefix("burst-")))
-    assert numbers == list(range(BURST))
+    assert runs(numbers) == [(0, BURST - 1)], f"what {recipient.jid} heard"
     assert not recipient.inbox.peek(lambda s: s.id.startswith("burst-"))
 
 
