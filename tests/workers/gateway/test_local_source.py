@@ -13,7 +13,9 @@ from tests.workers.gateway.session_bench import (
     until,
 )
 from workers.gateway import hop, local_source
-from workers.xmpp.events import StreamOpened
+from workers.gateway.local_source import LocalSource
+from workers.xmpp.events import Authenticated, StreamOpened
+from workers.xmpp.initiating import InitiatingStream
 from workers.xmpp.stanza import Stanza
 
 
@@ -266,3 +268,26 @@ async def test_what_is_held_when_the_stream_breaks_goes_on(gateway: GatewayScene
     peer.session.abort("the local server dies")
     await until(lambda: gateway.remote.got)
     gateway.check_ledger()
+
+
+@on_quiet_loop
+async def test_a_stream_closed_while_it_is_being_opened_is_read_first(
+    gateway: GatewayScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prosody sends new stanzas right behind the header after SASL, and never again."""
+    await gateway.start()
+    authenticated, restart = LocalSource._on_authenticated, InitiatingStream._restart
+
+    def close_then(self: LocalSource, event: Authenticated) -> None:
+        authenticated(self, event)
+        self.close()
+
+    def send_behind_header(self: InitiatingStream) -> None:
+        restart(self)
+        if self.authenticated_by:
+            self._out.append(message("1").data)
+
+    monkeypatch.setattr(LocalSource, "_on_authenticated", close_then)
+    monkeypatch.setattr(InitiatingStream, "_restart", send_behind_header)
+    await gateway.open_local(manages=False)
+    await until(lambda: gateway.remote.got and not gateway.listener.sources)
