@@ -40,7 +40,13 @@ for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)) 
   redis.call('ZREM', KEYS[1], gone)
   redis.call('HDEL', KEYS[2], gone)
 end
-redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
+local expiry = now + tonumber(ARGV[2])
+-- Written by a clock that was ahead, before it was set or another server took over: who lives will
+-- say so again, who does not must not seem to for as long as the clock was off.
+for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. expiry, '+inf')) do
+  redis.call('ZADD', KEYS[1], expiry, ahead)
+end
+redis.call('ZADD', KEYS[1], expiry, ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
 local reply = {known}
 for _, worker in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do

@@ -35,3 +35,17 @@ async def test_an_epoch_passes_a_predecessor_from_the_future(redis: EmbeddedRedi
         b"8000000000000001",
     ]
     await store.close()
+
+
+async def test_a_heartbeat_from_the_future_does_not_outlive_its_worker(
+    redis: EmbeddedRedis, tmp_path
+):
+    """Redis' clock was set back, or another server with another clock took over."""
+    store = Store(f"unix://{tmp_path}/run/redis.sock")
+    await store.connect()
+    await store.heartbeat("gw1/w1.a", 60.0, {})
+    await store._client.zadd("{fedgate}:workers", {"gw1/w1.a": 9e15})
+    await store.heartbeat("gw1/w2.a", 60.0, {})
+    one, two = await store._client.zmscore("{fedgate}:workers", ["gw1/w1.a", "gw1/w2.a"])
+    assert one == two
+    await store.close()

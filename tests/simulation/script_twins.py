@@ -40,7 +40,10 @@ def heartbeat(redis: Any, keys: list[Any], argv: list[bytes]) -> Any:
     for gone in redis.zrange_by(keys[0], float("-inf"), now - 1):
         redis.zrem(keys[0], gone)
         redis.hdel(keys[1], gone)
-    redis.zadd(keys[0], now + int(argv[1]), argv[0])
+    expiry = now + int(argv[1])
+    for ahead in redis.zrange_by(keys[0], expiry + 1, float("inf")):
+        redis.zadd(keys[0], expiry, ahead)
+    redis.zadd(keys[0], expiry, argv[0])
     redis.hset(keys[1], argv[0], argv[2])
     reply: list[Any] = [known]
     for worker in redis.zrange_by(keys[0], float("-inf"), float("inf")):
