@@ -176,6 +176,7 @@ class Data:
         id: Any = "*",
         nomkstream: bool = False,
         minid: Any = None,
+        approximate: bool = False,
     ) -> bytes | None:
         if nomkstream and self._get(key, Stream) is None:
             return None

@@ -46,6 +46,7 @@ class Scene:
         self.network = Network(self.world)
         self.redis = RedisModel(self.world)
         self.checker = Checker(self.world, self.ids_in_redis)
+        self.checker.undeliverable = self.undeliverable
         self.network.on_lost = self.checker.on_lost
         self.network.on_read = self.checker.on_read
         self.redis.on_executed = self._on_executed
@@ -232,11 +233,15 @@ class Scene:
                     return False
         return True
 
-    def check_at_rest(self) -> None:
-        accounts_ = [words for machine in self.machines for words in machine.ended]
-        accounts_ += [w.account.words() for machine in self.machines for w in machine.workers]
+    def undeliverable(self) -> int:
+        """How many bounces the ledgers say were dropped."""
         at = accounts.drop_index("bounce-undeliverable")
-        self.checker.finish(sum(words[at] + words[32 + at] for words in accounts_))
+        every = [words for machine in self.machines for words in machine.ended]
+        every += [w.account.words() for machine in self.machines for w in machine.workers]
+        return sum(words[at] + words[32 + at] for words in every)
+
+    def check_at_rest(self) -> None:
+        self.checker.finish()
         for machine in self.machines:
             for worker in machine.workers:
                 if worker.is_ready and not self.world.failures:
