@@ -24,6 +24,10 @@ from coordinator.workforce import (
 FAKE = str(Path(__file__).parent / "fake")
 
 
+def names_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
 def slot_with(name: str, state: State, *, starts: int = 0, failures: int = 0) -> Slot:
     slot = Slot(name, starts=starts, failures=failures)
     slot.current = Incarnation(slot, ProcessName(1, 1), state)
@@ -92,7 +96,7 @@ async def test_a_worker_is_started_named_and_its_end_told(
     assert (first.state, slot.starts) == ("starting", 2)
     force.kill_all()
     assert {(await ended.get())[1], (await ended.get())[1]} == {-signal.SIGKILL}
-    assert not list(tmp_path.iterdir())
+    assert not names_in(tmp_path)
     slot.forget(first)
     slot.forget(second)
     assert force.is_gone
@@ -128,9 +132,9 @@ async def test_orphans_are_found_by_name_and_stopped(tmp_path: Path):
     (tmp_path / "w2.7.sockets").touch()
     (tmp_path / "w3.8.json").write_text("damaged")
     assert [(o.slot, o.process.pid) for o in orphans(tmp_path)] == [("w1", left.pid)]
-    assert [path.name for path in tmp_path.iterdir()] == [f"w1.{left.pid}.json"]
+    assert names_in(tmp_path) == [f"w1.{left.pid}.json"]
     started = time.monotonic()
     assert await stop_orphans(tmp_path) == 1
     assert await left.wait() == -signal.SIGTERM
     assert time.monotonic() - started < 3.0
-    assert not list(tmp_path.iterdir())
+    assert not names_in(tmp_path)

@@ -11,7 +11,7 @@ from typing import Any
 
 from coordinator.client import ControlPlane
 from coordinator.routes import DomainPair, gateway_of
-from workers.gateway.hop import barrier_tag
+from workers.gateway.asking import barrier_tag
 from workers.gateway.router import Router
 from workers.gateway.siblings import Siblings, SiblingUnavailable
 

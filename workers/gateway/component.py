@@ -15,10 +15,10 @@ from coordinator.address import Address, parse_address
 from coordinator.client import ControlPlane
 from coordinator.config import Config
 from coordinator.routes import DomainPair, Route
+from workers.gateway.asking import barrier_tag
 from workers.gateway.component_link import ComponentLink, describe
 from workers.gateway.component_source import ComponentSource
 from workers.gateway.failure import HopFailed
-from workers.gateway.hop import barrier_tag
 from workers.gateway.native import Splice
 from workers.gateway.router import Router
 from workers.gateway.session import Session, SessionOwner

@@ -14,9 +14,10 @@ from itertools import groupby
 from typing import Any
 
 from coordinator.routes import DomainPair
+from workers.gateway.asking import BARRIER, BARRIER_TIMEOUT
 from workers.gateway.failure import HopFailed
 from workers.gateway.flow import Failed
-from workers.gateway.hop import BARRIER, BARRIER_TIMEOUT, Hop
+from workers.gateway.hop import Hop
 from workers.gateway.local_source import BOUNCING_TIME
 from workers.gateway.router import Router
 from workers.gateway.session import Session, SessionOwner, TcpSession

@@ -6,10 +6,8 @@ cannot be sent in time is handed to `on_failed`, to be bounced.
 """
 
 import asyncio
-import hashlib
 import logging
 import random
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -18,6 +16,7 @@ from typing import Any
 from coordinator.accounts import ACK_SM, ACK_STREAM_CLOSE, ACK_WEBSOCKET_PING, ACK_XMPP_PING
 from coordinator.config import Limits
 from coordinator.routes import DomainPair
+from workers.gateway.asking import Asking
 from workers.gateway.failure import HopFailed
 from workers.gateway.flow import Batch, Failed
 from workers.gateway.isolation import Isolation
@@ -26,7 +25,6 @@ from workers.gateway.pace import Pace, Pausable
 from workers.gateway.patience import Patience
 from workers.gateway.recovery import Recovery
 from workers.gateway.session import Session, WebSocketSession
-from workers.xmpp import elements
 from workers.xmpp.errors import StanzaCondition
 from workers.xmpp.events import Acknowledged, Event, StreamClosed
 from workers.xmpp.management import Suspended
@@ -37,24 +35,8 @@ log = logging.getLogger(__name__)
 
 # A hop that answers acknowledgement requests without progress is asked again this often.
 ASK_INTERVAL = 5.0
-# An unanswered XEP-0199 barrier ends the stream in order, which acknowledges everything.
-BARRIER_TIMEOUT = 10.0
-# A peer with XEP-0198 that acknowledges nothing new for so long holds what it never takes: cut.
-# More than resend_timeout, for which a peer like us may wait for its own local server.
-PROGRESS_TIMEOUT = 35.0
 # Stanzas sent and not acknowledged before the sources are held back.
 MAX_UNACKNOWLEDGED = 20_000
-# Never more bytes than this without an `<r/>` between: a slow peer's progress must show in time.
-ASK_BYTES = 65536
-# Ids of our own pings towards the local server begin with this.
-BARRIER = "fedgate-barrier-"
-
-
-def barrier_tag(worker_id: str) -> str:
-    """How the id of a ping tells which worker waits for its answer."""
-    return hashlib.blake2b(worker_id.encode(), digest_size=6).hexdigest()
-
-
 Connect = Callable[["Hop"], Awaitable[Session]]
 """Opens and authenticates a session for the hop, to go on with what is `suspended` if it can.
 
@@ -99,7 +81,6 @@ class Hop:
         self._on_failed = on_failed
         self._on_ended = on_ended
         self._patient = patient
-        self._barrier_tag = barrier_tag
         self._loop = asyncio.get_running_loop()
         self._made_at = time.time()
         self._opened: asyncio.Future[None] = self._loop.create_future()
@@ -107,9 +88,7 @@ class Hop:
         self._closed = asyncio.Event()
         self._wake = asyncio.Event()
         self._blocked = False
-        self._asked = False
-        self._unasked_bytes = 0
-        self._progress_at = 0.0
+        self._asking = Asking(self.outbox, DomainPair(target, sender), barrier_tag)
         self._isolation = Isolation(self.outbox)
         self._recovery = Recovery(self.outbox)
         self._closing = False
@@ -263,17 +242,15 @@ class Hop:
         self.session = session
         self._closed.clear()
         self._blocked = False
-        self._asked = False
-        self._unasked_bytes = 0
+        self._asking.begin()
         if not self._opened.done():
             self._opened.set_result(None)
-        self._progress_at = self._loop.time()
         self._bounce_lost(self._recovery.take_up(session.stream))
         if session.ended:  # lost between authentication and here
             self._on_lost(session)
             return
         # The peer may want to know where what was sent again ends.
-        self._ask(session)
+        self._asking.ask(session)
         self._flush(session)
         session.write()
         self._used_at = self._loop.time()
@@ -339,56 +316,22 @@ class Hop:
         if limit and self.outbox.waiting_bytes > limit:
             self._refuse_oversized(limit)
         if not self.outbox.unacknowledged:
-            self._progress_at = self._loop.time()
+            self._asking.note_progress()
         elif self._isolation.is_careful:
             return
         if self._isolation.is_careful:
             session.stream.send_stanzas(self.outbox.take_one(self._mark_late))
-        elif self.outbox.waiting_bytes + self._unasked_bytes <= ASK_BYTES:  # the common case
-            self._unasked_bytes += self.outbox.waiting_bytes
-            session.stream.send_stanzas(self.outbox.take(self._mark_late))
         else:
-            self._send_many(session, self.outbox.take(self._mark_late))
-        self._ask(session)
+            size = self.outbox.waiting_bytes
+            self._asking.send(session, self.outbox.take(self._mark_late), size)
+        self._asking.ask(session)
         session.write()
         self._relieve_sources()
-
-    def _send_many(self, session: Session, stanzas: list[Stanza]) -> None:
-        """With questions between them: else nothing is acknowledged until all has arrived."""
-        start = 0
-        for index, stanza in enumerate(stanzas):
-            self._unasked_bytes += len(stanza.data)
-            if self._unasked_bytes > ASK_BYTES:
-                session.stream.send_stanzas(stanzas[start : index + 1])
-                start = index + 1
-                self._unasked_bytes = 0
-                if session.stream.sent.enabled:
-                    self._asked = True
-                    session.stream.request_ack()
-        session.stream.send_stanzas(stanzas[start:])
 
     def _mark_late(self, batch: Batch) -> list[Stanza]:
         """A stanza that may arrive twice says so (XEP-0203)."""
         stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         return [with_delay(stanza, stamp, stanza.sender_domain) for stanza in batch.stanzas]
-
-    def _ask(self, session: Session) -> None:
-        """At most one question is open: its answer sets the pace, not the number of batches."""
-        if session.stream.sent.enabled:
-            if not self._asked and session.stream.sent.should_request():
-                self._asked = True
-                self._unasked_bytes = 0
-                session.stream.request_ack()
-        elif self.outbox.unmarked and not self.outbox.barrier_pending:
-            token = f"{self._barrier_tag}.{secrets.token_hex(8)}"
-            self.outbox.mark(token, self._loop.time())
-            if isinstance(session, WebSocketSession):
-                session.write()
-                session.ping(token.encode())
-            else:
-                session.stream.send_element(
-                    elements.ping(self.sender, self.target, BARRIER + token)
-                )
 
     def _refuse_oversized(self, limit: int) -> None:
         """XEP-0478 §4: what the peer would not take is bounced, not sent."""
@@ -404,7 +347,7 @@ class Hop:
         session = self.session
         if session is None:
             return
-        self._ask(session)
+        self._asking.ask(session)
         session.write()
         self._used_at = self._loop.time()
         if self.outbox.has_ready and not self._blocked:  # held back: one at a time
@@ -426,15 +369,11 @@ class Hop:
         if session is None:
             return
         if session.stream.sent.outstanding:
-            if session.is_paused:
-                self._progress_at = self._loop.time()  # its answers wait where we do not read
-            elif self._loop.time() - self._progress_at > PROGRESS_TIMEOUT:
-                session.abort(f"nothing was acknowledged for {PROGRESS_TIMEOUT:g} s")
+            reason = self._asking.insist(session)
+            if reason:
+                session.abort(reason)
                 return
-            self._asked = True
-            session.stream.request_ack(again=True)
-            session.write()
-        elif self.outbox.is_overdue(self._loop.time(), BARRIER_TIMEOUT):
+        elif self._asking.is_overdue():
             # No answer can reach us: the end of the stream is the barrier that always works.
             session.close()
         elif not self.outbox and (self._closing or (not self.users and self._is_idle())):
@@ -463,9 +402,7 @@ class Hop:
             return  # it is not ours yet: `take_up` counts
         kind = type(event)
         if kind is Acknowledged:
-            self._asked = False
-            if event.count:  # type: ignore[union-attr]
-                self._progress_at = self._loop.time()
+            self._asking.answered(event.count)  # type: ignore[union-attr]
             self.outbox.acknowledge(event.count, ACK_SM)  # type: ignore[union-attr]
             self._after_acknowledgement()
         elif isinstance(event, StreamClosed) and event.answered and not session.stream.sent.enabled:

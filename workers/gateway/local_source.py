@@ -6,10 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from coordinator.routes import DomainPair
+from workers.gateway.asking import BARRIER
 from workers.gateway.beginning import WAIT_KNOWN, WAIT_UNKNOWN, Beginning
 from workers.gateway.failure import HopFailed
 from workers.gateway.flow import Batch, Failed
-from workers.gateway.hop import BARRIER, Hop
+from workers.gateway.hop import Hop
 from workers.gateway.session import Session, TcpSession
 from workers.gateway.source import Source
 from workers.xmpp.errors import StreamCondition

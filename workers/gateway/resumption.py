@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from coordinator.client import ControlPlane
 from coordinator.lost_sessions import LostSession
 from coordinator.routes import DomainPair, gateway_of
-from workers.gateway.hop import barrier_tag
+from workers.gateway.asking import barrier_tag
 from workers.gateway.siblings import Siblings, SiblingUnavailable
 from workers.xmpp.management import MODULO, HandledCountTooHigh, Received, Sent, Suspended
 

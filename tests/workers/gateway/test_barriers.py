@@ -3,8 +3,8 @@
 from tests.workers.gateway.gateway_bench import PAIR, GatewayScene
 from tests.workers.gateway.session_bench import on_quiet_loop
 from workers.gateway import barriers
+from workers.gateway.asking import barrier_tag
 from workers.gateway.barriers import Barriers
-from workers.gateway.hop import barrier_tag
 from workers.gateway.replay import Replay
 
 

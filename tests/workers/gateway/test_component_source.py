@@ -7,7 +7,7 @@ import pytest
 
 from tests.workers.gateway.component_bench import PAIR, ROOMS, ROOMS_PAIR, ComponentScene
 from tests.workers.gateway.session_bench import LOCAL, REMOTE, message, on_quiet_loop, until
-from workers.gateway import component_source, hop
+from workers.gateway import asking, component_source
 from workers.xmpp.stanza import Stanza
 
 
@@ -82,7 +82,7 @@ async def test_a_closing_hop_waits_for_its_answer(component: ComponentScene) -> 
 async def test_a_server_without_pings_tells_by_the_end_of_the_stream(
     component: ComponentScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (hop, component_source):
+    for module in (asking, component_source):
         monkeypatch.setattr(module, "BARRIER_TIMEOUT", 0.05)
     monkeypatch.setattr(hop, "ASK_INTERVAL", 0.02)
     await component.start()

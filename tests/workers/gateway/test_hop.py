@@ -29,12 +29,13 @@ from tests.workers.gateway.session_bench import (
     request,
     until,
 )
+from workers.gateway import asking, patience
 from workers.gateway import hop as hop_module
-from workers.gateway import patience
 from workers.gateway import session as session_module
+from workers.gateway.asking import BARRIER
 from workers.gateway.failure import HopFailed
 from workers.gateway.flow import Failed, Origin, settle_bounced
-from workers.gateway.hop import BARRIER, Hop
+from workers.gateway.hop import Hop
 from workers.xmpp.errors import StanzaCondition
 from workers.xmpp.stanza import Stanza
 
@@ -278,7 +279,7 @@ async def test_an_overdue_barrier_ends_the_stream_in_order_which_acknowledges(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hop_module, "ASK_INTERVAL", 0.02)
-    monkeypatch.setattr(hop_module, "BARRIER_TIMEOUT", 0.02)
+    monkeypatch.setattr(asking, "BARRIER_TIMEOUT", 0.02)
     await scene.far.serve_tcp()
     scene.far.external = False
     hop = scene.start_hop()
@@ -462,7 +463,7 @@ async def test_a_peer_that_acknowledges_nothing_is_cut_and_given_up(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hop_module, "ASK_INTERVAL", 0.02)
-    monkeypatch.setattr(hop_module, "PROGRESS_TIMEOUT", 0.2)
+    monkeypatch.setattr(asking, "PROGRESS_TIMEOUT", 0.2)
     await scene.far.serve_tcp()
     hop = scene.start_hop(limits=Limits(resend_timeout=0.1))
     await hop.wait_open()
@@ -479,7 +480,7 @@ async def test_a_peer_that_takes_its_time_is_not_cut_while_it_goes_on(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hop_module, "ASK_INTERVAL", 0.01)
-    monkeypatch.setattr(hop_module, "PROGRESS_TIMEOUT", 0.25)
+    monkeypatch.setattr(asking, "PROGRESS_TIMEOUT", 0.25)
     await scene.far.serve_tcp()
     hop = scene.start_hop()
     hop.users = 1

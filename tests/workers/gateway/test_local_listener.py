@@ -11,7 +11,7 @@ from coordinator.routes import Route
 from tests.workers.gateway.gateway_bench import PAIR, GatewayScene
 from tests.workers.gateway.session_bench import LOCAL, REMOTE, on_quiet_loop, until
 from workers.gateway import local_listener
-from workers.gateway.hop import barrier_tag
+from workers.gateway.asking import barrier_tag
 from workers.gateway.siblings import Siblings
 
 

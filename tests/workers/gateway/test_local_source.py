@@ -12,7 +12,9 @@ from tests.workers.gateway.session_bench import (
     request,
     until,
 )
-from workers.gateway import hop, local_source
+from workers.gateway import local_source
+from workers.gateway.asking import BARRIER
+from workers.gateway.failure import HopFailed
 from workers.gateway.local_source import LocalSource
 from workers.xmpp.events import Authenticated, StreamOpened
 from workers.xmpp.initiating import InitiatingStream
@@ -69,7 +71,7 @@ async def test_a_stranger_with_another_key_gets_nothing_through(gateway: Gateway
     """Neither pinned nor verifying; its dialback key is not the local server's own."""
     await gateway.start()
     gateway.local.verdict = "invalid"
-    with pytest.raises(hop.HopFailed, match="dialback"):
+    with pytest.raises(HopFailed, match="dialback"):
         await gateway.open_local(known=False)
     assert not gateway.remote.got
 
@@ -129,11 +131,11 @@ async def test_answers_to_our_barriers_are_taken_out_and_nothing_else(
         return Stanza("iq", b"<iq/>", LOCAL, recipient, id, type, LOCAL, REMOTE)
 
     stanzas = [
-        iq(f"{hop.BARRIER}1", "result", REMOTE),
-        iq(f"{hop.BARRIER}2", "get", REMOTE),
-        iq(f"{hop.BARRIER}3", "result", f"b@{REMOTE}"),
+        iq(f"{BARRIER}1", "result", REMOTE),
+        iq(f"{BARRIER}2", "get", REMOTE),
+        iq(f"{BARRIER}3", "result", f"b@{REMOTE}"),
         iq("4", "result", REMOTE),
-        iq(f"{hop.BARRIER}unknown", "result", REMOTE),
+        iq(f"{BARRIER}unknown", "result", REMOTE),
     ]
     left = source._without_barriers(stanzas)
     assert seen == ["1", "unknown"]

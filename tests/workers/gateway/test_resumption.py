@@ -21,8 +21,8 @@ from tests.workers.gateway.session_bench import (
     until,
 )
 from workers.gateway import resumption
+from workers.gateway.asking import barrier_tag
 from workers.gateway.failure import HopFailed
-from workers.gateway.hop import barrier_tag
 from workers.gateway.resumption import Found, Resumptions
 from workers.gateway.siblings import Siblings
 from workers.xmpp.errors import StreamCondition

@@ -1,0 +1,81 @@
+"""What the next hop is asked, and when silence has lasted too long."""
+
+import pytest
+
+from coordinator.routes import DomainPair
+from tests.workers.gateway.gateway_bench import Peer
+from tests.workers.gateway.session_bench import (
+    LOCAL,
+    REMOTE,
+    FarServer,
+    message,
+    on_quiet_loop,
+    until,
+)
+from workers.gateway import asking
+from workers.gateway.asking import BARRIER, Asking, barrier_tag
+from workers.gateway.flow import Batch
+from workers.gateway.outbox import Outbox
+
+
+def test_a_tag_names_a_worker() -> None:
+    assert barrier_tag("gw/w1.1") == barrier_tag("gw/w1.1") != barrier_tag("gw/w2.1")
+    assert len(barrier_tag("gw/w1.1")) == 12
+
+
+@on_quiet_loop
+async def test_many_bytes_are_sent_with_questions_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "ASK_BYTES", 300)
+    far = await FarServer().serve_tcp()
+    peer = Peer()
+    peer.session = await far.connect(peer)
+    outbox = Outbox()
+    ask = Asking(outbox, DomainPair(LOCAL, REMOTE), "tag")
+    ask.begin()
+    stanzas = [message(str(number)) for number in range(10)]
+    size = sum(len(stanza.data) for stanza in stanzas)
+    ask.send(peer.session, stanzas, size)
+    written = peer.session.stream.data_to_send()
+    questions = [data for data in written if data.startswith(b"<r ")]
+    assert len(written) - len(questions) == 10
+    assert len(questions) >= size // 300 - 1
+    peer.session.abort("done")
+    await far.close()
+
+
+@on_quiet_loop
+async def test_without_acknowledgements_a_ping_is_the_barrier() -> None:
+    far = await FarServer().serve_tcp()
+    peer = Peer()
+    peer.session = await far.connect(peer, use_management=False)
+    outbox = Outbox()
+    outbox.push(Batch([message("1")]))
+    outbox.take(lambda batch: batch.stanzas)
+    ask = Asking(outbox, DomainPair("to.example", "from.example"), "tag")
+    ask.ask(peer.session)
+    ask.ask(peer.session)
+    (ping,) = peer.session.stream.data_to_send()
+    assert b"from='from.example'" in ping and b"to='to.example'" in ping
+    assert f"id='{BARRIER}tag.".encode() in ping
+    assert outbox.barrier_pending and not ask.is_overdue()
+    peer.session.abort("done")
+    await far.close()
+
+
+@on_quiet_loop
+async def test_silence_ends_the_session_unless_we_do_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(asking, "PROGRESS_TIMEOUT", -1.0)
+    far = await FarServer().serve_tcp()
+    peer = Peer()
+    peer.session = await far.connect(peer)
+    ask = Asking(Outbox(), DomainPair(LOCAL, REMOTE), "tag")
+    ask.begin()
+    assert "nothing was acknowledged" in ask.insist(peer.session)
+    peer.session.pause_reading()
+    assert ask.insist(peer.session) == ""
+    peer.session.resume_reading()
+    peer.session.abort("done")
+    await until(lambda: bool(peer.ended))
+    await far.close()

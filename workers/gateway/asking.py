@@ -1,0 +1,116 @@
+"""Asking the next hop what it has taken: `<r/>` (XEP-0198), or a barrier where that is missing.
+
+A barrier is a ping behind the data: on a WebSocket its own, towards the local server an XEP-0199
+ping. Its answer vouches for all that was sent before it.
+"""
+
+import asyncio
+import hashlib
+import secrets
+
+from coordinator.routes import DomainPair
+from workers.gateway.outbox import Outbox
+from workers.gateway.session import Session, WebSocketSession
+from workers.xmpp import elements
+from workers.xmpp.stanza import Stanza
+
+# An unanswered XEP-0199 barrier ends the stream in order, which acknowledges everything.
+BARRIER_TIMEOUT = 10.0
+# A peer with XEP-0198 that acknowledges nothing new for so long holds what it never takes: cut.
+# More than resend_timeout, for which a peer like us may wait for its own local server.
+PROGRESS_TIMEOUT = 35.0
+# Never more bytes than this without an `<r/>` between: a slow peer's progress must show in time.
+ASK_BYTES = 65536
+# Ids of our own pings towards the local server begin with this.
+BARRIER = "fedgate-barrier-"
+
+
+def barrier_tag(worker_id: str) -> str:
+    """How the id of a ping tells which worker waits for its answer."""
+    return hashlib.blake2b(worker_id.encode(), digest_size=6).hexdigest()
+
+
+class Asking:
+    """What one hop has asked on its session, and when it was answered with progress.
+
+    Pings towards the local server go from `addresses.remote` to `addresses.local`.
+    """
+
+    def __init__(self, outbox: Outbox, addresses: DomainPair, tag: str) -> None:
+        self._outbox = outbox
+        self._addresses = addresses
+        self._tag = tag
+        self._loop = asyncio.get_running_loop()
+        self._is_open = False
+        self._unasked_bytes = 0
+        self._progress_at = 0.0
+
+    def begin(self) -> None:
+        """A new session: nothing is asked on it yet."""
+        self._is_open = False
+        self._unasked_bytes = 0
+        self.note_progress()
+
+    def note_progress(self) -> None:
+        """Something new was acknowledged, or nothing was to be."""
+        self._progress_at = self._loop.time()
+
+    def answered(self, count: int) -> None:
+        """The peer acknowledged `count` more stanzas (XEP-0198)."""
+        self._is_open = False
+        if count:
+            self.note_progress()
+
+    def send(self, session: Session, stanzas: list[Stanza], size: int) -> None:
+        """Queue stanzas of `size` bytes on the session, with questions between if they are many."""
+        if size + self._unasked_bytes <= ASK_BYTES:  # the common case
+            self._unasked_bytes += size
+            session.stream.send_stanzas(stanzas)
+        else:
+            self._send_many(session, stanzas)
+
+    def _send_many(self, session: Session, stanzas: list[Stanza]) -> None:
+        """Without questions between nothing is acknowledged until all has arrived."""
+        start = 0
+        for index, stanza in enumerate(stanzas):
+            self._unasked_bytes += len(stanza.data)
+            if self._unasked_bytes > ASK_BYTES:
+                session.stream.send_stanzas(stanzas[start : index + 1])
+                start = index + 1
+                self._unasked_bytes = 0
+                if session.stream.sent.enabled:
+                    self._is_open = True
+                    session.stream.request_ack()
+        session.stream.send_stanzas(stanzas[start:])
+
+    def ask(self, session: Session) -> None:
+        """At most one question is open: its answer sets the pace, not the number of batches."""
+        if session.stream.sent.enabled:
+            if not self._is_open and session.stream.sent.should_request():
+                self._is_open = True
+                self._unasked_bytes = 0
+                session.stream.request_ack()
+        elif self._outbox.unmarked and not self._outbox.barrier_pending:
+            token = f"{self._tag}.{secrets.token_hex(8)}"
+            self._outbox.mark(token, self._loop.time())
+            if isinstance(session, WebSocketSession):
+                session.write()
+                session.ping(token.encode())
+            else:
+                local, remote = self._addresses
+                session.stream.send_element(elements.ping(remote, local, BARRIER + token))
+
+    def insist(self, session: Session) -> str:
+        """Ask again now and then; returns why to cut the session, "" to keep it."""
+        if session.is_paused:
+            self.note_progress()  # its answers wait where we do not read
+        elif self._loop.time() - self._progress_at > PROGRESS_TIMEOUT:
+            return f"nothing was acknowledged for {PROGRESS_TIMEOUT:g} s"
+        self._is_open = True
+        session.stream.request_ack(again=True)
+        session.write()
+        return ""
+
+    def is_overdue(self) -> bool:
+        """A barrier's answer does not come."""
+        return self._outbox.is_overdue(self._loop.time(), BARRIER_TIMEOUT)
