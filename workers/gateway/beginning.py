@@ -40,7 +40,7 @@ class Beginning:
     def cut(self, stanzas: list[Stanza]) -> list[tuple[list[Stanza], bool]]:
         """The runs to be held one after the other, and whether each has a mark.
 
-        The first one that has begins with what it marks, or with an iq just before: these carry
+        The first one that has begins with what it marks, or with answers just before: these carry
         no mark.
         """
         first = next((at for at, each in enumerate(stanzas) if self._is_marked(each)), None)
@@ -48,7 +48,7 @@ class Beginning:
             return [(stanzas, False)]
         if any(each.is_marked for each in self._held):
             return [(stanzas, True)]
-        while first and stanzas[first - 1].name == "iq":
+        while first and _is_answer(stanzas[first - 1]):
             first -= 1
         before = [(stanzas[:first], False)] if first else []
         return [*before, (stanzas[first:], True)]
@@ -69,3 +69,7 @@ class Beginning:
 
     def _is_marked(self, stanza: Stanza) -> bool:
         return has_delay(stanza.data, self._domain) or self._is_repeat(stanza)
+
+
+def _is_answer(stanza: Stanza) -> bool:
+    return stanza.name == "iq" and not stanza.is_request

@@ -53,10 +53,10 @@ def test_the_queue_begins_with_what_is_sent_again() -> None:
     assert order(beginning) == ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"]
 
 
-def test_an_iq_just_before_the_first_mark_is_sent_again_too() -> None:
+def test_an_answer_just_before_the_first_mark_is_sent_again_too() -> None:
     beginning = a_beginning()
-    iq = Stanza("iq", b"<iq/>", f"a@{LOCAL}", "b@b.example", "1", "result", LOCAL, "b.example")
-    hold(beginning, stanza("4"), iq, stanza("2", by=LOCAL), stanza("3"))
+    answer = Stanza("iq", b"<iq/>", f"a@{LOCAL}", "b@b.example", "1", "result", LOCAL, "b.example")
+    hold(beginning, stanza("4"), answer, stanza("2", by=LOCAL), stanza("3"))
     assert order(beginning) == ["1", "2", "3", "4"]
 
 

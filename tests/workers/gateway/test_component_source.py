@@ -7,7 +7,7 @@ import pytest
 
 from tests.workers.gateway.component_bench import PAIR, ROOMS, ROOMS_PAIR, ComponentScene
 from tests.workers.gateway.session_bench import LOCAL, REMOTE, message, on_quiet_loop, until
-from workers.gateway import asking, component_source
+from workers.gateway import asking, component_source, hop
 from workers.xmpp.stanza import Stanza
 
 
