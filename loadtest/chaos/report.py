@@ -18,11 +18,11 @@ from loadtest.chaos.verdict import Outcome
 
 WIDTH = 132
 _HEADS = (
-    *("fault", "stanzas", "lost", "server", "window", "doubled", "reordered", "swapped"),
-    *("bounced", "replayed", "repeated", "back after", "p99 ms", "without"),
+    *("fault", "stanzas", "lost", "in\nserver", "window", "doubled", "re-\nordered", "swapped"),
+    *("bounced", "replayed", "re-\npeated", "back\nafter", "p99\nms", "p99\nbefore"),
 )
 _LEGEND = """\
-lost: from Prosody + from ejabberd · server: lost in a local server that was restarted, or by
+lost: from Prosody + from ejabberd · in server: lost in a local server that was restarted, or by
 ejabberd in closing a stream · window: dropped worker-lost in the ledgers / lost from ejabberd ·
 doubled: copies of messages, all marked late unless said · swapped: overtaken within Prosody where
 its stream begins, by at most one turn of its loop · repeated: requests executed again · back after:
