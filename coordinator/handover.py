@@ -17,13 +17,14 @@ from pathlib import Path
 
 import msgspec
 
+from coordinator.unix_sockets import peer_uid, received_sockets
+
 log = logging.getLogger(__name__)
 
 _MAX_PACKET = 65536
 _MAX_SOCKETS = 200  # the kernel passes at most 253 at a time
 # sun_path holds 108 bytes; the /proc/self/fd/<n>/ in front takes up to 24.
 _MAX_NAME = 80
-_PEER_CREDENTIALS = struct.Struct("3i")
 
 
 class HandoverFailed(Exception):
@@ -86,7 +87,7 @@ class SocketKeeper:
         except OSError:
             return
         with connection:
-            if _peer_uid(connection) not in (0, os.getuid()):
+            if peer_uid(connection) not in (0, os.getuid()):
                 return
             connection.setblocking(False)
             names = {name: len(numbers) for name, numbers in self._copies.items()}
@@ -111,7 +112,7 @@ def receive_sockets(path: Path, *, timeout: float = 2.0) -> dict[str, list[socke
             )
         except OSError as exc:  # TimeoutError is one
             raise HandoverFailed(exc.strerror or "no answer in time") from exc
-    received = _received(ancillary)
+    received = received_sockets(ancillary)
     try:
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             raise HandoverFailed("the answer was cut short")
@@ -133,18 +134,6 @@ def _named(packet: bytes, received: list[socket.socket]) -> dict[str, list[socke
     return {name: [next(rest) for _ in range(count)] for name, count in names.items()}
 
 
-def _received(ancillary: list[tuple[int, int, bytes]]) -> list[socket.socket]:
-    sockets = []
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            whole = len(data) - len(data) % 4
-            for (descriptor,) in struct.iter_unpack("i", data[:whole]):
-                sock = socket.socket(fileno=descriptor)
-                sock.setblocking(False)
-                sockets.append(sock)
-    return sockets
-
-
 @contextlib.contextmanager
 def _reachable(path: Path) -> Iterator[str]:
     """An address for a path that may be longer than sun_path allows: through a descriptor."""
@@ -153,11 +142,3 @@ def _reachable(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{directory}/{path.name}"
     finally:
         os.close(directory)
-
-
-def _peer_uid(connection: socket.socket) -> int:
-    credentials = connection.getsockopt(
-        socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size
-    )
-    _pid, uid, _gid = _PEER_CREDENTIALS.unpack(credentials)
-    return int(uid)

@@ -7,9 +7,9 @@ its machine. One pair is looked after by one task at a time.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
+from coordinator.keyed_lock import KeyedLock
 from coordinator.placement import heir_for
 from coordinator.routes import (
     DRAINING,
@@ -67,7 +67,7 @@ class Ownership:
         self._doubted: dict[str, float] = {}
         self._unreleased: dict[DomainPair, Route] = {}
         self._unverified: list[DomainPair] = []
-        self._busy: dict[DomainPair, tuple[asyncio.Lock, list[None]]] = {}
+        self._busy: KeyedLock[DomainPair] = KeyedLock()
 
     # Who lives.
 
@@ -113,7 +113,7 @@ class Ownership:
         `passed`, `from_gateway`: how the stream came here (`routes.decide`). A draining or dead
         predecessor is waited for, at most `PREDECESSOR_TIMEOUT` seconds.
         """
-        async with self._alone(pair):
+        async with self._busy.hold(pair):
             try:
                 return await self._place(pair, passed, from_gateway)
             except StoreUnavailable as exc:
@@ -177,7 +177,7 @@ class Ownership:
         A draining owner is waited for, but not with `if_free`, with which a draining worker takes
         nothing either.
         """
-        async with self._alone(pair):
+        async with self._busy.hold(pair):
             try:
                 return await self._acquire(pair, if_free)
             except StoreUnavailable as exc:
@@ -239,7 +239,7 @@ class Ownership:
 
     async def release(self, pair: DomainPair) -> None:
         """Give a pair back unless it is in use; while Redis is away that is done later."""
-        async with self._alone(pair):
+        async with self._busy.hold(pair):
             if pair not in self.owned or self.is_used(pair):
                 return
             route = self.owned.pop(pair)
@@ -290,7 +290,7 @@ class Ownership:
     async def _verify_one(self, pair: DomainPair) -> None:
         if pair in self._busy:
             return  # who is at it knows what Redis says
-        async with self._alone(pair):
+        async with self._busy.hold(pair):
             ours = self.owned.get(pair)
             if ours is None:
                 return
@@ -306,18 +306,6 @@ class Ownership:
                 return
             del self.owned[pair]
         self.on_lost(pair, route)
-
-    @asynccontextmanager
-    async def _alone(self, pair: DomainPair) -> AsyncIterator[None]:
-        lock, users = self._busy.setdefault(pair, (asyncio.Lock(), []))
-        users.append(None)
-        try:
-            async with lock:
-                yield
-        finally:
-            users.pop()
-            if not users:
-                del self._busy[pair]
 
 
 async def _nothing() -> None: ...

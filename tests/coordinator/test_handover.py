@@ -76,7 +76,7 @@ async def test_other_users_get_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     with socket.create_server(("127.0.0.1", 0)) as one:
         keeper = SocketKeeper(path, {"websocket": [one.fileno()]})
         keeper.start()
-        monkeypatch.setattr(handover, "_peer_uid", lambda connection: os.getuid() + 1)
+        monkeypatch.setattr(handover, "peer_uid", lambda connection: os.getuid() + 1)
         with pytest.raises(HandoverFailed):
             await take(path)
         keeper.close()

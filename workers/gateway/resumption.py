@@ -10,12 +10,13 @@ import asyncio
 import logging
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from coordinator.client import ControlPlane
+from coordinator.keyed_lock import KeyedLock
 from coordinator.lost_sessions import LostSession
 from coordinator.routes import DomainPair, gateway_of
 from workers.gateway.asking import barrier_tag
@@ -58,7 +59,7 @@ class Resumptions:
         self._sources: dict[str, RemoteSource] = {}
         self._lost: OrderedDict[str, asyncio.TimerHandle] = OrderedDict()
         self._moved: OrderedDict[str, str] = OrderedDict()
-        self._busy: dict[str, tuple[asyncio.Lock, list[None]]] = {}
+        self._busy: KeyedLock[str] = KeyedLock()
         self._saved: dict[str, int] = {}
         self._saving: asyncio.Task[None] | None = None
         self._worker_id = ""
@@ -147,18 +148,9 @@ class Resumptions:
 
     # Somebody wants to resume.
 
-    @asynccontextmanager
-    async def alone(self, id: str) -> AsyncIterator[None]:
+    def alone(self, id: str) -> AbstractAsyncContextManager[None]:
         """One attempt at a time: who comes while another is at it sees how that ended."""
-        lock, users = self._busy.setdefault(id, (asyncio.Lock(), []))
-        users.append(None)
-        try:
-            async with lock:
-                yield
-        finally:
-            users.pop()
-            if not users:
-                del self._busy[id]
+        return self._busy.hold(id)
 
     async def find(self, id: str, h: int, pair: DomainPair) -> Found:
         """What a peer that has proved `pair` may go on with. May take some `SIBLING_TIMEOUT`."""

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from coordinator.handover import socket_name as socket_name
+from coordinator.unix_sockets import peer_uid, received_sockets
 from workers.gateway.peek import wait_readable
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,6 @@ _SEND_TIMEOUT = 2.0
 ACKNOWLEDGE_TIMEOUT = 1.0
 """Seconds in which a worker must take a socket that is handed to it."""
 _TAKEN = b"taken"
-_PEER_CREDENTIALS = struct.Struct("3i")
 
 
 class SiblingUnavailable(Exception):
@@ -141,7 +141,7 @@ class Siblings:
             except OSError:
                 return
             connection.setblocking(False)
-            if _peer_uid(connection) not in (0, os.getuid()):
+            if peer_uid(connection) not in (0, os.getuid()):
                 connection.close()
                 continue
             self._incoming.add(connection)
@@ -158,7 +158,7 @@ class Siblings:
         except OSError:
             self._drop(connection)
             return
-        received = _received_sockets(ancillary)
+        received = received_sockets(ancillary)
         if not packet:
             self._drop(connection)
         elif flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(received) > 1:
@@ -201,26 +201,6 @@ async def _is_acknowledged(connection: socket.socket) -> bool:
         # What was sent before this can still be read; what would be sent after it fails.
         connection.shutdown(socket.SHUT_RD)
     return connection.recv(len(_TAKEN)) == _TAKEN
-
-
-def _received_sockets(ancillary: list[tuple[int, int, bytes]]) -> list[socket.socket]:
-    sockets = []
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            whole = len(data) - len(data) % 4
-            for (descriptor,) in struct.iter_unpack("i", data[:whole]):
-                sock = socket.socket(fileno=descriptor)
-                sock.setblocking(False)
-                sockets.append(sock)
-    return sockets
-
-
-def _peer_uid(connection: socket.socket) -> int:
-    credentials = connection.getsockopt(
-        socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size
-    )
-    _pid, uid, _gid = _PEER_CREDENTIALS.unpack(credentials)
-    return int(uid)
 
 
 def _refuse_socket(sock: socket.socket, info: dict[str, Any]) -> None:
