@@ -1,4 +1,4 @@
-"""What every unix socket of ours needs: who is at the other end, and descriptors that came along."""
+"""What every unix socket of ours needs: who is at the other end, what descriptors came along."""
 
 import socket
 import struct
