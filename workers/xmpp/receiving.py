@@ -310,6 +310,10 @@ class ReceivingStream(ServerStream):
         self._out.append(elements.sm_enabled(self._resumption_id, self._resumption_seconds))
         self._events.append(ManagementEnabled(self._resumption_id))
 
+    def _on_enable_too_late(self, element: etree._Element) -> None:
+        # It counts from here on, and sends again what we do not acknowledge behind our closing tag.
+        self.received.enabled = self.received.enabled or self.config.use_management
+
     def _allow_resumption(self, asked: int) -> None:
         ours = self.config.resumption_seconds
         if ours and self._new_resumption_id is not None and len(self.pairs) == 1:
@@ -363,6 +367,7 @@ class ReceivingStream(ServerStream):
         (State.ESTABLISHED, namespaces.SM_REQUEST): ServerStream._on_ack_request,
         (State.ESTABLISHED, namespaces.SM_ANSWER): ServerStream._on_ack,
         (State.CLOSING, namespaces.SM_ANSWER): ServerStream._on_ack,
+        (State.CLOSING, namespaces.SM_ENABLE): _on_enable_too_late,
     }
 
 

@@ -23,7 +23,7 @@ from workers.xmpp.events import (
     StreamFailed,
     TlsStarting,
 )
-from workers.xmpp.stream import NEGOTIATION_TIMEOUT, ServerStream, State
+from workers.xmpp.stream import NEGOTIATION_TIMEOUT, ServerStream, State, StreamConfig
 
 ANSWER = "<a xmlns='urn:xmpp:sm:3' h='{}'/>"
 REQUEST = b"<r xmlns='urn:xmpp:sm:3'/>"
@@ -227,6 +227,18 @@ def test_stanzas_after_our_closing_tag_count_only_if_nobody_acknowledges() -> No
         send(pair, "m1")
         pair.run()
         assert len(pair.events("R", StanzasReceived)) == expected
+
+
+def test_what_follows_an_enable_that_crosses_our_closing_tag_comes_again() -> None:
+    pair = established(management=False)
+    pair.receiving.config = StreamConfig()
+    pair.receiving.close()
+    before, after = message("m1").encode(), message("m2").encode()
+    enable = b"<enable xmlns='urn:xmpp:sm:3'/>"
+    for data in (before, enable, after):
+        feed(pair.receiving, "websocket", data)
+    (event,) = (e for e in pair.receiving.events_received() if isinstance(e, StanzasReceived))
+    assert [stanza.id for stanza in event.stanzas] == ["m1"]
 
 
 def test_an_error_instead_of_a_closing_tag_is_no_answer_to_ours() -> None:
