@@ -112,6 +112,11 @@ class Hop:
         if source is not None and self._is_full():
             self._pace.hold(source)
 
+    def send_old(self, batch: Batch) -> None:
+        """Send what a former owner of the pair has left, before what waits here already."""
+        self.outbox.push_old(batch)
+        self._send_waiting()
+
     def _send_waiting(self) -> None:
         session = self.session
         if session is None:

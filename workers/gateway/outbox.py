@@ -51,6 +51,15 @@ class Outbox:
         self._waiting.append(batch)
         self.waiting_bytes += _size(batch)
 
+    def push_old(self, batch: Batch) -> None:
+        """What came before all that waits, and is uncertain: only what is so, too, goes first."""
+        at = next((n for n, each in enumerate(self._waiting) if not each.uncertain), None)
+        if at is None:
+            self._waiting.append(batch)
+        else:
+            self._waiting.insert(at, batch)
+        self.waiting_bytes += _size(batch)
+
     def take(self, mark_late: Callable[[Batch], list[Stanza]]) -> list[Stanza]:
         """All that waits and may be sent, now considered sent.
 

@@ -69,7 +69,7 @@ class Replay:
             origin.note_replayed(len(others))
             batch = origin.accept(others)
             batch.uncertain = True
-            way(pair).send(batch)
+            way(pair).send_old(batch)
 
     def _parsed(self, kind: Kind, pair: DomainPair, messages: list[bytes]) -> list[Stanza]:
         """Through the parser once more: only our own serializer's bytes leave this worker."""

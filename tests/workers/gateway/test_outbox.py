@@ -119,6 +119,19 @@ def test_an_acknowledgement_settles_from_the_front(told: Told, outbox: Outbox) -
     assert told.counters[ACK_SM] == told.counters[ACKNOWLEDGED] == 4
 
 
+def test_what_a_former_owner_left_goes_first_in_its_order(told: Told, outbox: Outbox) -> None:
+    for word in ("sent", "waits"):
+        outbox.push(told.origin.accept([a_stanza(word)]))
+        if word == "sent":
+            outbox.take(same)
+    outbox.take_back()
+    for word in ("old", "older than none"):
+        batch = told.origin.accept([a_stanza(word)])
+        batch.uncertain = True
+        outbox.push_old(batch)
+    assert [s.id for s in outbox.take(same)] == ["sent", "old", "older than none", "waits"]
+
+
 def test_an_acknowledgement_of_more_than_was_sent_counts_what_was_sent(
     told: Told, outbox: Outbox
 ) -> None:
