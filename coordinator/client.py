@@ -219,12 +219,14 @@ class ControlPlane:
         """All workers of the last heartbeat, those that drain too."""
         return sorted(self._ownership.workers)
 
-    async def pass_on(self, worker: str, kind: Kind, pair: DomainPair, data: bytes) -> None:
-        """Put a record into another worker's inbox; nothing happens while Redis is away."""
+    async def pass_on(self, worker: str, kind: Kind, pair: DomainPair, data: bytes) -> bool:
+        """Put a record into another worker's inbox; False: Redis did not say that it is there."""
         try:
             await self._store.deal(worker, [Dealt(kind, pair, data)])
         except StoreUnavailable as exc:
             self._on_redis_away(exc)
+            return False
+        return True
 
     async def load_discovery(self, domain: str) -> bytes | None:
         """What any worker has learned about a remote domain; None while Redis is away."""

@@ -24,6 +24,7 @@ from coordinator.accounts import (
     IN_FLIGHT_OURS,
     IN_FLIGHT_RESENDABLE,
     REPLAYED,
+    RETURNED,
     drop_index,
 )
 from coordinator.journal import Kind, Record
@@ -422,6 +423,12 @@ def settle_bounced(failed: Failed) -> None:
 def settle_dropped(failed: Failed, reason: str) -> None:
     """RFC 6120 forbids to tell the sender, or nobody can be told; counted by reason."""
     _settle(failed, drop_index(reason))
+
+
+def settle_returned(failed: Failed) -> None:
+    """Another worker goes on with it; to whom an error reply answers counts as told."""
+    is_reply = isinstance(failed.batch.origin, Replies)
+    _settle(failed, ACKNOWLEDGED if is_reply else RETURNED)
 
 
 def _settle(failed: Failed, outcome: int) -> None:

@@ -17,6 +17,7 @@ from workers.gateway.arrivals import Arrivals, hang_up
 from workers.gateway.barriers import Barriers
 from workers.gateway.discovery import Discovery
 from workers.gateway.failure import HopFailed
+from workers.gateway.handing_over import hand_over_late
 from workers.gateway.local_source import LocalSource
 from workers.gateway.local_trust import LocalTrust
 from workers.gateway.native import NativeFailed, Splice, connect_native, greet, splice
@@ -62,6 +63,7 @@ class LocalListener:
         self._by_pair: dict[DomainPair, set[LocalSource]] = {}
         self._to_gateways: set[Splice] = set()
         self._leaving: set[DomainPair] = set()
+        self._wanted: set[DomainPair] = set()
         self._discovery = discovery
         self._resolver = resolver
         self._control = control
@@ -293,11 +295,13 @@ class LocalListener:
             if source.failure is None:
                 source.close()
 
+    def has_streams(self, pair: DomainPair) -> bool:
+        """A local stream of the pair is here, or on its way."""
+        return pair in self._by_pair or pair in self._arrivals.waiting
+
     def is_used(self, pair: DomainPair) -> bool:
         """A stream or a session of the pair is here, or about to be."""
-        return (
-            pair in self._by_pair or pair in self._arrivals.waiting or self.router.has_remote(pair)
-        )
+        return self.has_streams(pair) or self.router.has_remote(pair)
 
     def _on_pair_idle(self, pair: DomainPair) -> None:
         """Nobody uses the pair here any more: any worker may own it next."""
@@ -312,7 +316,8 @@ class LocalListener:
     def _on_wait(self, pair: DomainPair, owner: str) -> None:
         """A stream of the pair waits for a draining owner: let it begin with this one."""
         if gateway_of(owner) == gateway_of(self._control.worker_id):
-            self._spawn(self._tell_sibling(owner, {"wanted": list(pair)}))
+            me = self._control.worker_id
+            self._spawn(self._tell_sibling(owner, {"wanted": list(pair), "by": me}))
 
     # Barriers.
 
@@ -341,5 +346,9 @@ class LocalListener:
         match message:
             case {"draining": str(worker)}:
                 self._control.note_draining(worker)
-            case {"wanted": [str(local), str(remote)]} if self._control.draining:
-                self.leave(DomainPair(local, remote))
+            case {"wanted": [str(local), str(remote)], "by": str(heir)} if self._control.draining:
+                pair = DomainPair(local, remote)
+                self.leave(pair)
+                if pair not in self._wanted:
+                    self._wanted.add(pair)
+                    self._spawn(hand_over_late(self, self.router, self._control, pair, heir))

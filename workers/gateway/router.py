@@ -116,6 +116,15 @@ class Router:
         """A hop to the remote domain exists."""
         return pair in self._remote
 
+    def take_out(self, pair: DomainPair) -> list[Failed]:
+        """Cut the hop to the remote domain; returns what it held, still unsettled."""
+        hop = self._remote.get(pair)
+        if hop is None:
+            return []
+        held = hop.outbox.fail_all()
+        hop.cut()
+        return held
+
     def new_origin(self, kind: Kind, on_handled: Callable[[int], None]) -> Origin:
         """The bookkeeping of a new source of stanzas to remotes ("out") or from them ("in")."""
         counters = self.account.outbound if kind == "out" else self.account.inbound

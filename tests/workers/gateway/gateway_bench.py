@@ -72,8 +72,9 @@ class FakeControl(ControlPlane):
     def known_workers(self) -> list[str]:
         return self.workers
 
-    async def pass_on(self, worker: str, kind: Kind, pair: DomainPair, data: bytes) -> None:
+    async def pass_on(self, worker: str, kind: Kind, pair: DomainPair, data: bytes) -> bool:
         self.passed_on.append((worker, kind, pair, data))
+        return not self.is_away
 
     async def leaf(self, domain: str, purpose: str = "route") -> Leaf:
         if self.is_away:

@@ -149,11 +149,11 @@ async def test_what_another_worker_waits_for_goes_at_once_when_we_drain(
 ) -> None:
     await gateway.start()
     peer = await gateway.open_local()
-    gateway.listener._on_message({"wanted": list(PAIR)})  # but we do not drain
+    gateway.listener._on_message({"wanted": list(PAIR), "by": "gw/w2.1"})  # but we do not drain
     await asyncio.sleep(0.05)
     assert not peer.ended
     gateway.control.draining = True
-    gateway.listener._on_message({"wanted": list(PAIR)})
+    gateway.listener._on_message({"wanted": list(PAIR), "by": "gw/w2.1"})
     await until(lambda: peer.ended and gateway.control.released == [PAIR])
 
 
@@ -169,7 +169,7 @@ async def test_a_draining_sibling_is_told_what_is_waited_for(
     gateway.control.on_wait(PAIR, "gw2/w1.1")  # of another machine: it hears nothing
     gateway.control.on_wait(PAIR, "gw/w2.1")
     await until(lambda: heard)
-    assert heard == [{"wanted": list(PAIR)}]
+    assert heard == [{"wanted": list(PAIR), "by": "gw/w1.1"}]
     await other.close()
 
 
