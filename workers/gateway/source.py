@@ -35,6 +35,7 @@ class Source:
         self._session: Session
         self._see_other_uri: str | None = None
         self._closing = False
+        self._is_postponed = False
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -57,6 +58,14 @@ class Source:
         A peer with XEP-0198 sends again what it has no acknowledgement for after our closing tag.
         """
         if self._closing:
+            return
+        if (
+            not self._is_postponed
+            and self._session.stream.received.pending > self.origin.unreported
+        ):
+            # Called for one event of a read that brought stanzas behind it: these are ours first.
+            self._is_postponed = True
+            asyncio.get_running_loop().call_soon(self.close, see_other_uri)
             return
         self._closing = True
         self._see_other_uri = see_other_uri

@@ -6,6 +6,7 @@ the source is made when something comes back; on one that was opened to us it is
 (`RemoteSource`), and the hop is given the session here.
 """
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Protocol
 
@@ -116,6 +117,13 @@ class OwnWay:
 
     def close(self, session: Session) -> None:
         """End a session in order, once what came back on it is acknowledged."""
+        if session.stream.received.pending:
+            # What one read brought may not have got to its source yet.
+            asyncio.get_running_loop().call_soon(self._close, session)
+        else:
+            self._close(session)
+
+    def _close(self, session: Session) -> None:
         source = self._source
         if source is not None and source.base_session is session:
             source.close()

@@ -7,6 +7,8 @@ import pytest
 from tests.workers.gateway.gateway_bench import GatewayScene
 from tests.workers.gateway.session_bench import message, on_quiet_loop, until
 from workers.gateway import source as source_module
+from workers.gateway.session import Session
+from workers.xmpp.events import Event
 
 
 @on_quiet_loop
@@ -80,3 +82,22 @@ async def test_a_task_that_fails_ends_its_stream_alone(gateway: GatewayScene) ->
     source._spawn(broken())
     await until(lambda: peer.ended)
     assert not other.ended and not gateway.listener.sources
+
+
+@on_quiet_loop
+async def test_what_came_in_the_read_that_closes_is_taken_and_acknowledged_first(
+    gateway: GatewayScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gateway.start()
+    peer = await gateway.open_local()
+    (source,) = gateway.listener.sources
+    take = source.on_event
+
+    def close_first(session: Session, event: Event) -> None:
+        source.close()  # as a hop does that shares the session, for an `<a/>` before the stanza
+        take(session, event)
+
+    monkeypatch.setattr(source, "on_event", close_first)
+    peer.send(message("1"))
+    await until(lambda: peer.ended)
+    assert gateway.remote.ids() == ["1"] and peer.acknowledged() == 1
