@@ -109,9 +109,10 @@ class PublicListener:
     async def acquire(self, pair: DomainPair) -> bool:
         """Own a pair whose session a remote has opened, unless another worker does.
 
-        If so, use it before the next await, or `release` it.
+        If so, use it before the next await, or `release` it. A draining worker begins nothing new,
+        not even for a pair that it still has.
         """
-        if self._control is None:
+        if self._control is None or self._control.draining:
             return False
         route = await self._control.acquire(pair, if_free=True)
         return route.owner == self._control.worker_id

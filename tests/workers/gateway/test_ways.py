@@ -207,7 +207,43 @@ async def test_a_drain_closes_the_session_in_order(gateway: GatewayScene) -> Non
     await until(lambda: remote.ended == ["closed"])
 
 
+@on_quiet_loop
+async def test_a_draining_worker_sends_on_no_session_that_is_opened_to_it(
+    gateway: GatewayScene,
+) -> None:
+    await gateway.start()
+    await gateway.control.acquire(PAIR)
+    gateway.control.draining = True
+    remote = await gateway.open_remote(**BOTH)
+    remote.send(inbound("b"))
+    await until(lambda: remote.acknowledged() == 1)
+    assert not gateway.router.has_remote(PAIR)
+
+
 # We opened it.
+
+
+@on_quiet_loop
+async def test_a_session_closes_behind_what_came_with_its_last_acknowledgement(
+    gateway: GatewayScene,
+) -> None:
+    gateway.remote.stream_options = {"use_bidi": True}
+    gateway.remote.handles = False
+    await gateway.start()
+    local = await gateway.open_local()
+    local.send(message("1"))
+    await until(lambda: gateway.remote.got)
+    draining = asyncio.create_task(gateway.router.drain(5))
+    await asyncio.sleep(0.02)
+    (session,) = gateway.remote.sessions
+    session.stream.mark_handled(1)
+    session.stream.send_ack()
+    session.stream.send_stanzas([inbound("b1")])
+    session.write()  # both in one read
+    await until(lambda: session.ended)
+    await draining
+    assert gateway.local.ids() == ["b1"]
+    assert session.stream.sent.acknowledged == 1
 
 
 @on_quiet_loop
