@@ -33,6 +33,8 @@ class Impact:
     """Flows whose stream from the local server ended with the victim: what it had not read died."""
     restarted: str = ""
     """The kind of local server that was restarted; what it held died with it."""
+    closes_streams: bool = False
+    """Streams from the local server were closed in order, one after the other."""
     until: float = 0.0
     """When the fault itself was over."""
 
@@ -127,7 +129,7 @@ async def restarted(scene: Scene, rng: random.Random) -> Impact:
     """A rolling restart of a whole gateway: `fedgate restart`."""
     gateway = rng.choice(scene.gateways)
     old = set(await gateway.worker_pids())
-    impact = Impact(time.monotonic(), gateway.name)
+    impact = Impact(time.monotonic(), gateway.name, closes_streams=True)
     await gateway.run("restart", within=120)
     for pid in old:
         await gateway.wait_gone(pid, within=120)

@@ -62,7 +62,6 @@ class Run:
             after,
             started_at=self._started_at,
             stopped_at=self._stopped_at,
-            gateway_of_ejabberd=self._scene.gateway_of("ejabberd").name,
         )
         return self.outcome
 

@@ -12,7 +12,7 @@ from loadtest.stage.processes import StageError
 from loadtest.stage.proxy import Proxy
 from loadtest.stage.stage import PASSWORD, Stage
 
-COMPONENTS = 2
+COMPONENTS = 3  # on each side: nine flows each way
 _PROXIES = {"capulet-gateway": 31, "montague-gateway": 32}
 _WARM_UP = 45.0
 
@@ -40,10 +40,6 @@ class Scene:
     @property
     def gateways(self) -> tuple[Gateway, Gateway]:
         return self.stage.gateways
-
-    def gateway_of(self, server: str) -> Gateway:
-        """The gateway before the server of a kind."""
-        return self.stage.gateways[server == "ejabberd"]
 
     async def __aenter__(self) -> "Scene":
         try:

@@ -44,6 +44,7 @@ c2s_require_encryption = false
 allow_unencrypted_plain_auth = true
 {resolver}
 {block}
+{queue}
 
 {hosts}
 {rooms}
@@ -136,6 +137,8 @@ class Prosody:
             jids="; ".join(f'"{jid}"' for jid in self._jids()),
             rooms=f'Component "{self.rooms}" "muc"' if self.rooms else "",
             components="\n".join(self._component_lines()),
+            # For load: what `fedgate attach` advises beyond 100 stanzas a second and stream.
+            queue="smacks_max_queue_size = 2000" if self.components else "",
         )
 
     def _component_lines(self) -> Iterator[str]:
