@@ -132,7 +132,7 @@ class Worker:
             components if is_component else LocalConnector(config, control, contexts, trust),
             control.journal,
         )
-        control.on_dealt = Replay(self.router, config.limits).on_dealt
+        control.on_dealt = Replay(self.router, config).on_dealt
         self.siblings = Siblings(self._run_dir, self._id)
         self.publication = Publication(config, self.resolver)
         self.public = PublicListener(

@@ -173,6 +173,8 @@ class Origin:
         self.has_ring = False
         """It keeps only so many of them (Prosody)."""
         self.lost = False
+        self.accepted = 0
+        """Stanzas accepted so far."""
         self._on_handled = on_handled
         self._journal = journal
         self._pending: deque[Batch] = deque()
@@ -209,6 +211,7 @@ class Origin:
             batch.flight = IN_FLIGHT_RESENDABLE
         self._pending.append(batch)
         self._unreported.append(batch)
+        self.accepted += batch.size
         self.counters[ACCEPTED] += batch.size
         self.counters[batch.flight] += batch.size
         if not self.resendable:

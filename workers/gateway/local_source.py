@@ -11,6 +11,7 @@ from workers.gateway.beginning import WAIT_KNOWN, WAIT_UNKNOWN, Beginning
 from workers.gateway.failure import HopFailed
 from workers.gateway.flow import Batch, Failed
 from workers.gateway.hop import Hop
+from workers.gateway.requests import Taken
 from workers.gateway.session import Session, TcpSession
 from workers.gateway.source import Source
 from workers.xmpp.errors import StreamCondition
@@ -21,6 +22,7 @@ from workers.xmpp.events import (
     ManagementEnabled,
     StanzaRefused,
     StanzasReceived,
+    StreamClosed,
     StreamEstablished,
     StreamOpened,
     VerifyRequested,
@@ -59,6 +61,8 @@ class LocalSource(Source):
         self._hop: Hop | None = None
         self._bouncing: asyncio.TimerHandle | None = None
         self._beginning: Beginning | None = None
+        self._taken = Taken()
+        self._is_clean = False
         self._enabling: asyncio.TimerHandle | None = None
         self._closes_when_open = False
 
@@ -91,6 +95,8 @@ class LocalSource(Source):
             self._spawn(self._answer_verify(event))
         elif isinstance(event, StreamEstablished):
             self._on_established()
+        elif isinstance(event, StreamClosed):
+            self._is_clean = event.clean
         elif isinstance(event, ManagementEnabled):
             self._listener.managing[self.pair.local] = True
             self._end_beginning(is_enabled=True)
@@ -105,6 +111,10 @@ class LocalSource(Source):
 
     def on_closed(self, session: Session, reason: str) -> None:
         self._end_beginning()
+        now = asyncio.get_running_loop().time()
+        left = self._taken.left(self._handled, now, is_clean=self._is_clean)
+        if left:
+            self.router.requests.remember(self.pair, left, now)
         super().on_closed(session, reason)
         if self._hop is not None:
             self._hop.leave()
@@ -222,7 +232,14 @@ class LocalSource(Source):
 
     def _remember(self, requests: list[Stanza]) -> None:
         """Prosody may send these again, when it has lost us and not heard what became of them."""
-        self.router.requests.remember(self.pair, requests, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        self._taken.add(requests, self.origin.accepted, now)
+        self._taken.forget_handled(self._handled, now)
+
+    @property
+    def _handled(self) -> int:
+        """How many stanzas the local server was told to be handled, from the first on."""
+        return self.origin.accepted - self.origin.unreported
 
     def _without_barriers(self, stanzas: list[Stanza]) -> list[Stanza]:
         """Take out the answers to our own pings (servers without XEP-0198 only)."""

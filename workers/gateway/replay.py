@@ -6,10 +6,11 @@ are returned to their senders: they may have been executed.
 
 import asyncio
 import logging
+from dataclasses import replace
 
 import msgspec
 
-from coordinator.config import Limits
+from coordinator.config import Config
 from coordinator.journal import Kind
 from coordinator.routes import DomainPair
 from workers.gateway.flow import Failed
@@ -20,18 +21,25 @@ from workers.xmpp.stanza import Stanza
 
 log = logging.getLogger(__name__)
 
+ANY_SIZE = 1 << 30
 _REASON = "the gateway lost a worker while this request was under way"
 
 
 class Replay:
     """Takes the records of dead workers' journals, in their order."""
 
-    def __init__(self, router: Router, limits: Limits) -> None:
+    def __init__(self, router: Router, config: Config) -> None:
         self._router = router
-        self._limits = limits
+        self._domains = config.gateway.domains
+        # What a worker has accepted is not refused by the next one: its limits may have been
+        # others, and our serializer's text is longer than what came.
+        self._limits = replace(config.limits, stanza_bytes=ANY_SIZE, elements=ANY_SIZE)
 
     def on_dealt(self, kind: Kind, pair: DomainPair, data: bytes) -> None:
         """One record. It was read from Redis: what is not ours is logged and left out."""
+        if pair.local not in self._domains:
+            log.error("a record of the journal is for %s, which is not served here", pair.local)
+            return
         try:
             if kind == "barrier":
                 self._router.barrier_answered(pair, data.decode("ascii", "replace"))

@@ -1,11 +1,12 @@
 """Requests that may come twice: an iq of type get or set is never executed a second time.
 
 A previous hop with XEP-0198 sends what it has no acknowledgement for again, requests too, and says
-nothing (Prosody marks late messages only). What this worker has taken is remembered; what a dead
-worker may have sent is told by its journal. Pure: time comes in, in seconds.
+nothing (Prosody marks late messages only). What a lost stream had brought is remembered as far as
+it can come again; what a dead worker may have sent is told by its journal. A request that was
+acknowledged is not: clients may use an id anew. Pure: time comes in, in seconds.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from enum import Enum
 
@@ -15,6 +16,9 @@ from workers.xmpp.stanza import Stanza
 # Prosody remembers at most 500 stanzas (attach.md: its ring), and resends within seconds.
 MAX_REQUESTS = 500
 MAX_AGE = 60.0
+# An acknowledgement that was written may be lost with its stream; what arrived longer ago than
+# this, in seconds, has been acknowledged for so long that the sender knows.
+RECENT = 10.0
 
 Key = tuple[str, str | None]
 """Sender and id."""
@@ -24,9 +28,36 @@ class Repeat(Enum):
     """What is known about a request that came before."""
 
     TAKEN = "taken"
-    """This worker has it or has settled it: its sender gets the one answer there is."""
+    """A stream of this worker brought it: its sender gets the one answer there is."""
     UNCERTAIN = "uncertain"
     """A dead worker may have sent it: nobody knows if it was executed."""
+
+
+class Taken:
+    """The requests that one stream has brought and that may come again when it ends."""
+
+    def __init__(self) -> None:
+        self._runs: deque[tuple[float, int, list[Key]]] = deque()
+
+    def add(self, requests: Iterable[Stanza], accepted: int, now: float) -> None:
+        """They are among the first `accepted` stanzas of the stream."""
+        keys = [(request.sender, request.id) for request in requests]
+        self._runs.append((now, accepted, keys))
+
+    def forget_handled(self, handled: int, now: float) -> None:
+        """The sender knows for long that the first `handled` stanzas are acknowledged."""
+        runs = self._runs
+        while runs and runs[0][1] <= handled and now - runs[0][0] > RECENT:
+            runs.popleft()
+
+    def left(self, handled: int, now: float, *, is_clean: bool) -> list[Key]:
+        """What may come again. `is_clean`: the sender has all our acknowledgements."""
+        return [
+            key
+            for at, accepted, keys in self._runs
+            if accepted > handled or (not is_clean and now - at <= RECENT)
+            for key in keys
+        ]
 
 
 class Requests:
@@ -36,9 +67,8 @@ class Requests:
         self._known: dict[DomainPair, OrderedDict[Key, tuple[float, Repeat]]] = {}
         self._uncertain: dict[DomainPair, float] = {}
 
-    def remember(self, pair: DomainPair, requests: Iterable[Stanza], now: float) -> None:
-        """This worker has taken these."""
-        keys = [(request.sender, request.id) for request in requests]
+    def remember(self, pair: DomainPair, keys: Iterable[Key], now: float) -> None:
+        """A stream that has ended brought these, and they may come again."""
         self._note(pair, keys, now, Repeat.TAKEN)
 
     def suspect(self, pair: DomainPair, keys: Iterable[Key], now: float) -> None:
@@ -71,7 +101,7 @@ class Requests:
 
     def _note(self, pair: DomainPair, keys: Iterable[Key], now: float, repeat: Repeat) -> None:
         known = self._known.setdefault(pair, OrderedDict())
-        for key in keys:
+        for key in list(keys)[-MAX_REQUESTS:]:
             if key[1] is None:
                 continue  # without an id two requests cannot be told from one
             known[key] = (now, repeat)

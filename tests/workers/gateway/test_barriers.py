@@ -25,7 +25,7 @@ async def test_an_answer_out_of_the_inbox_passes_the_barrier(gateway: GatewaySce
     await gateway.start()
     hop = gateway.router.to_local(PAIR)
     hop.outbox.mark("token", 0.0)
-    Replay(gateway.router, gateway.config.limits).on_dealt("barrier", PAIR, b"token")
+    Replay(gateway.router, gateway.config).on_dealt("barrier", PAIR, b"token")
     assert not hop.outbox.barrier_pending
 
 

@@ -293,3 +293,39 @@ async def test_a_stream_closed_while_it_is_being_opened_is_read_first(
     monkeypatch.setattr(InitiatingStream, "_restart", send_behind_header)
     await gateway.open_local(manages=False)
     await until(lambda: gateway.remote.got and not gateway.listener.sources)
+
+
+@on_quiet_loop
+async def test_an_id_may_be_used_anew_once_its_request_was_acknowledged(
+    gateway: GatewayScene,
+) -> None:
+    await gateway.start()
+    peer = await gateway.open_local()
+    peer.send(request("1"))
+    await until(lambda: peer.acknowledged() == 1)
+    peer.session.close()
+    await until(lambda: peer.ended)
+    other = await gateway.open_local(manages=False)
+    other.session.stream.send_stanzas([request("1")])
+    other.session.write()
+    await until(lambda: len(gateway.remote.got) == 2)
+    assert gateway.ledger("outbound")["dropped"] == {}
+
+
+@on_quiet_loop
+async def test_a_request_that_comes_again_after_a_break_is_not_sent_twice(
+    gateway: GatewayScene,
+) -> None:
+    await gateway.start()
+    gateway.remote.handles = False
+    peer = await gateway.open_local()
+    peer.send(request("1"))
+    await until(lambda: gateway.remote.got)
+    peer.session.abort("the connection breaks")
+    await until(lambda: not gateway.listener.sources)
+    other = await gateway.open_local(manages=False)
+    other.session.stream.send_stanzas([request("1"), message("2")])
+    other.session.write()
+    await until(lambda: len(gateway.remote.got) == 2)
+    assert [stanza.id for stanza in gateway.remote.got] == ["1", "2"]
+    assert gateway.ledger("outbound")["dropped"] == {"duplicate": 1}

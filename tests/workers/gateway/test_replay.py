@@ -24,7 +24,7 @@ def record(*stanzas: Stanza) -> bytes:
 @on_quiet_loop
 async def test_messages_go_on_in_their_order_and_marked_late(gateway: GatewayScene) -> None:
     await gateway.start()
-    replay = Replay(gateway.router, gateway.config.limits)
+    replay = Replay(gateway.router, gateway.config)
     replay.on_dealt("out", PAIR, record(message("1"), message("2")))
     replay.on_dealt("out", PAIR, record(message("3")))
     await until(lambda: len(gateway.remote.got) == 3)
@@ -39,7 +39,7 @@ async def test_messages_go_on_in_their_order_and_marked_late(gateway: GatewaySce
 @on_quiet_loop
 async def test_a_request_is_returned_as_it_may_have_been_executed(gateway: GatewayScene) -> None:
     await gateway.start()
-    replay = Replay(gateway.router, gateway.config.limits)
+    replay = Replay(gateway.router, gateway.config)
     replay.on_dealt("out", PAIR, record(request("1"), message("2")))
     await until(lambda: gateway.remote.got and gateway.local.got)
     assert [stanza.id for stanza in gateway.remote.got] == ["2"]
@@ -51,7 +51,7 @@ async def test_a_request_is_returned_as_it_may_have_been_executed(gateway: Gatew
 @on_quiet_loop
 async def test_inbound_stanzas_go_on_to_the_local_server(gateway: GatewayScene) -> None:
     await gateway.start()
-    replay = Replay(gateway.router, gateway.config.limits)
+    replay = Replay(gateway.router, gateway.config)
     replay.on_dealt("in", PAIR, record(message("1", sender=REMOTE, target=LOCAL)))
     await until(lambda: gateway.local.got)
     assert gateway.ledger("inbound")["replayed"] == 1
@@ -62,7 +62,7 @@ async def test_a_request_that_a_dead_worker_may_have_sent_is_not_sent_again(
     gateway: GatewayScene,
 ) -> None:
     await gateway.start()
-    replay = Replay(gateway.router, gateway.config.limits)
+    replay = Replay(gateway.router, gateway.config)
     replay.on_dealt("note", PAIR, msgspec.msgpack.encode([[request("1").sender, "1"]]))
     peer = await gateway.open_local()
     peer.send(request("0"), request("1"), message("2"))
@@ -77,7 +77,7 @@ async def test_what_is_not_ours_is_left_out(
     gateway: GatewayScene, caplog: pytest.LogCaptureFixture
 ) -> None:
     await gateway.start()
-    replay = Replay(gateway.router, gateway.config.limits)
+    replay = Replay(gateway.router, gateway.config)
     replay.on_dealt("out", PAIR, b"\xc1")
     replay.on_dealt("note", PAIR, msgspec.msgpack.encode([["x", 1]]))
     replay.on_dealt("out", PAIR, msgspec.msgpack.encode([b"<message", message("1").data]))
@@ -85,3 +85,24 @@ async def test_what_is_not_ours_is_left_out(
     await until(lambda: gateway.remote.got)
     assert gateway.ledger("outbound")["accepted"] == 1
     assert caplog.text.count("damaged") == 2 and caplog.text.count("is not ours") == 2
+
+
+@on_quiet_loop
+async def test_what_was_accepted_under_other_limits_is_not_refused_now(
+    gateway: GatewayScene,
+) -> None:
+    await gateway.start(stanza_bytes=10_000)
+    replay = Replay(gateway.router, gateway.config)
+    large = message("1")
+    large.data = large.data.replace(b"<body>", b"<body>" + b"x" * 20_000)
+    assert len(large.data) > 20_000
+    replay.on_dealt("out", PAIR, record(large))
+    await until(lambda: gateway.ledger("outbound")["accepted"] == 1)
+
+
+@on_quiet_loop
+async def test_nothing_goes_on_for_a_domain_that_is_not_ours(gateway: GatewayScene) -> None:
+    await gateway.start()
+    replay = Replay(gateway.router, gateway.config)
+    replay.on_dealt("in", DomainPair("foreign.example", REMOTE), record(message("1")))
+    assert not list(gateway.router.hops())
