@@ -145,7 +145,7 @@ class Scene:
 
     def wire_up(self, worker: SimulatedWorker) -> None:
         """What `Worker` connects between its parts."""
-        worker.control.on_dealt = Replay(worker.router, worker._config.limits).on_dealt
+        worker.control.on_dealt = Replay(worker.router, worker._config).on_dealt
 
     # Users.
 
@@ -241,11 +241,18 @@ class Scene:
         return sum(words[at] + words[32 + at] for words in every)
 
     def check_at_rest(self) -> None:
+        """Everything has ended, and nothing of it is left anywhere."""
         self.checker.finish()
         for machine in self.machines:
             for worker in machine.workers:
                 if worker.is_ready and not self.world.failures:
                     worker.check_queues()
+                    in_flight = sum(origin.in_flight for origin in worker.router.origins)
+                    if in_flight:
+                        self.world.fail(f"{worker.worker_id} still has {in_flight} in flight")
+        for key, value in self.redis.data.keys.items():
+            if isinstance(value, Stream) and value.entries:
+                self.world.fail(f"{key.decode()} still has {len(value.entries)} entries")
 
 
 # What the code under test takes from the interpreter.
