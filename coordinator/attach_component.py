@@ -47,7 +47,8 @@ def warnings(config: Config, server: str) -> list[str]:
     if any(address.port >= 1024 for address in addresses):
         lines.append(
             "nothing but the port proves to fedgate who the server is: while it is down, any local "
-            "user can bind the port and pose as it; keep others off this machine, or use s2s"
+            "user can bind the port and pose as it; keep others off this machine, or use s2s. "
+            "Whoever answers there sees a digest of local.secret: make it long and random"
         )
     return lines
 
