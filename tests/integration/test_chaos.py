@@ -20,7 +20,7 @@ async def scene() -> AsyncIterator[Scene]:
 
 
 @pytest.mark.parametrize(
-    "fault", ["none", "worker-killed", "coordinator-killed", "redis-emptied", "restarted"]
+    "fault", ["worker-killed", "coordinator-killed", "redis-emptied", "restarted"]
 )
 async def test_every_promise_is_kept(scene: Scene, fault: str) -> None:
     run = Run(scene, fault, "suite", rate=RATE, seconds=SECONDS, report=lambda what, traffic: None)
