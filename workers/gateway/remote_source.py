@@ -117,7 +117,7 @@ class RemoteSource(JudgedSource):
             self._suspended = stream.suspended()
             if self._suspended is not None:
                 self._listener.resumptions.keep(self._suspended)
-        if self._suspended is not None and not self._closing:
+        if self._suspended is not None and not self._closing and not self._is_over:
             log.info("session from %s is lost: %s; it may be resumed", stream.sender, reason)
         else:
             self.let_go(reason)

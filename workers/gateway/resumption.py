@@ -20,6 +20,7 @@ from coordinator.keyed_lock import KeyedLock
 from coordinator.lost_sessions import LostSession
 from coordinator.routes import DomainPair, gateway_of
 from workers.gateway.asking import barrier_tag
+from workers.gateway.shares import Lost, Shares
 from workers.gateway.siblings import Siblings, SiblingUnavailable
 from workers.xmpp.management import MODULO, HandledCountTooHigh, Received, Sent, Suspended
 
@@ -31,6 +32,10 @@ log = logging.getLogger(__name__)
 # Lost sessions that a worker remembers, and bytes that wait to be sent back on them.
 MAX_SUSPENDED = 2048
 MAX_SUSPENDED_BYTES = 64 * 1024 * 1024
+# So few are kept whatever they hold: each is bounded by itself.
+MIN_SUSPENDED = 7
+# Lost sessions of one pair; a server needs one, and some more if it cannot hold a connection.
+MAX_SUSPENDED_OF_PAIR = 64
 # Sessions that went to other workers, remembered by the one that issued their ids.
 MAX_MOVED = 16384
 # How many workers are asked for one session, one after the other.
@@ -57,7 +62,8 @@ class Resumptions:
 
     def __init__(self) -> None:
         self._sources: dict[str, RemoteSource] = {}
-        self._lost: OrderedDict[str, asyncio.TimerHandle] = OrderedDict()
+        self._lost = Shares()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._moved: OrderedDict[str, str] = OrderedDict()
         self._busy: KeyedLock[str] = KeyedLock()
         self._saved: dict[str, int] = {}
@@ -92,13 +98,24 @@ class Resumptions:
         return id
 
     def keep(self, suspended: Suspended) -> None:
-        """A session is lost: its source is kept for so long, and told to `end` then."""
-        loop = asyncio.get_running_loop()
-        self._lost[suspended.id] = loop.call_later(
-            suspended.seconds, self._let_go, suspended.id, "it was not resumed in time"
+        """A session is lost: its source is kept for so long, and told to `let_go` then.
+
+        If there are too many, the remote that has most loses its oldest.
+        """
+        id, pair = suspended.id, DomainPair(suspended.target, suspended.sender)
+        source = self._sources.get(id)
+        self._stop_timer(id)
+        self._timers[id] = asyncio.get_running_loop().call_later(
+            suspended.seconds, self._let_go, id, "it was not resumed in time"
         )
-        while len(self._lost) > MAX_SUSPENDED or self._held_bytes() > MAX_SUSPENDED_BYTES:
-            self._let_go(next(iter(self._lost)), "too many lost sessions are kept")
+        lost = self._lost
+        lost.add(id, Lost(pair, 0 if source is None else source.held_bytes))
+        if lost.count(pair) > MAX_SUSPENDED_OF_PAIR:
+            self._let_go(lost.oldest_of(pair), "too many lost sessions of this pair are kept")
+        while len(lost) > MAX_SUSPENDED:
+            self._let_go(lost.oldest_of_most(), "too many lost sessions are kept")
+        while lost.size > MAX_SUSPENDED_BYTES and len(lost) > MIN_SUSPENDED:
+            self._let_go(lost.oldest_of_largest(), "lost sessions hold too much")
 
     def each_second(self) -> None:
         """Save how far the sessions have come that went on since the last time."""
@@ -118,7 +135,11 @@ class Resumptions:
         """It is claimed here, or nobody may resume it any more."""
         self._sources.pop(id, None)
         self._saved.pop(id, None)
-        timer = self._lost.pop(id, None)
+        self._lost.discard(id)
+        self._stop_timer(id)
+
+    def _stop_timer(self, id: str) -> None:
+        timer = self._timers.pop(id, None)
         if timer is not None:
             timer.cancel()
 
@@ -132,11 +153,6 @@ class Resumptions:
         self.forget(id)
         if source is not None:
             source.let_go(reason)
-
-    def _held_bytes(self) -> int:
-        if len(self._lost) < 8:  # each is bounded by itself
-            return 0
-        return sum(self._sources[id].held_bytes for id in self._lost if id in self._sources)
 
     def _claim(self, id: str, pair: DomainPair) -> "RemoteSource | None":
         """The source to go on with, which from now on nobody else can claim."""

@@ -178,6 +178,23 @@ async def test_only_so_many_lost_sessions_are_kept(
 
 
 @on_quiet_loop
+async def test_who_has_most_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resumption, "MAX_SUSPENDED", 9)
+    monkeypatch.setattr(resumption, "MAX_SUSPENDED_OF_PAIR", 4)
+    monkeypatch.setattr(resumption, "MAX_SUSPENDED_BYTES", 100)
+    registry, sources = Resumptions(), [FakeSource(handled=0, sent=0) for _ in range(20)]
+    for at, source in enumerate(sources):
+        source.half.sender = REMOTE if at < 2 else "evil.example"
+        source.half.target = LOCAL if at < 10 else "other.example"
+        source.half.id = registry.new_id(source)  # type: ignore[arg-type]
+        source.held_bytes = 99 if at == 19 else 1
+        registry.keep(source.half)
+    # Four of each of its pairs at the most, then nine in all, then at most 100 bytes or seven.
+    kept = [at for at, source in enumerate(sources) if not source.ends]
+    assert kept == [0, 1, 9, 16, 17, 18, 19]
+
+
+@on_quiet_loop
 async def test_a_draining_worker_keeps_none(gateway: GatewayScene) -> None:
     await open_and_lose(gateway)
     (source,) = gateway.public.sources
