@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench chaos lock packages clean
+.PHONY: demo test lint bench chaos lock packages clean simulate
 
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -31,6 +31,12 @@ bench: .venv/.installed
 # CHAOS="--only worker-killed --times 3" chooses; --flap for thousands of domains at once.
 chaos: .venv/.installed packages
 	@$(BIN)/python -P -m loadtest.chaos $(CHAOS)
+
+# MINUTES=5 for longer, SEED=42 to see one; planted bugs prove that it finds what it looks for.
+simulate: .venv/.installed
+	@PYTHONPATH=. $(BIN)/python -P -m tests.simulation \
+	    $(if $(SEED),--seed $(SEED),$(if $(MINUTES),--minutes $(MINUTES),--seeds 2000))
+	@$(if $(SEED),,PYTHONPATH=. $(BIN)/python -P -m tests.simulation --plant --seeds 400)
 
 packages:
 	$(call quietly,loadtest/stage/install-packages prosody ejabberd redis-server lua-unbound)

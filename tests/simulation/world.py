@@ -118,13 +118,12 @@ class World:
                 continue
             if not due or due[0][0] > until:
                 return
+            if due[0][0] > self.now and is_over():
+                return
             when, _, process, handle = heapq.heappop(due)
             if handle.is_cancelled or (process is not None and process.is_dead):
                 continue
-            if when > self.now:
-                if is_over():
-                    return
-                self.now = when
+            self.now = max(self.now, when)
             if process is None:
                 assert handle.callback is not None
                 handle.callback(*handle.args)
