@@ -7,6 +7,7 @@ started. What has to happen later goes through `after`.
 import logging
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,7 @@ class Crew:
         self._reception = reception
         self._after = after
         self._succession = Succession(self._start, self.retire)
+        self._renewals: defaultdict[Slot, health.Renewals] = defaultdict(health.Renewals)
 
     @property
     def _settings(self) -> Gateway:
@@ -130,7 +132,9 @@ class Crew:
             elif link is not None and each.state == "running":
                 if link.report.get("state") == "draining":
                     self.retire(each)  # somebody else told it to
-                elif reason := health.why_renew(link.report, now - each.started_at, self._settings):
+                elif reason := self._renewals[each.slot].why_renew(
+                    each.worker, link.report, now - each.started_at, self._settings
+                ):
                     self._renew(each, reason)
         await self._succession.advance()
 

@@ -4,6 +4,7 @@ Pure: what is known comes in, the verdict comes out.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from coordinator.config import Gateway
@@ -12,6 +13,7 @@ from coordinator.workforce import Incarnation
 
 TICK = 1.0  # seconds between two looks; a worker reports as often
 YOUNG = 60.0  # seconds in which a worker is not replaced, however large it is: no endless renewal
+PATIENCE = 3600.0  # seconds after which one that holds too many names is replaced in any case
 
 
 def silent_ticks(incarnation: Incarnation, link: Link | None) -> int:
@@ -38,13 +40,35 @@ def is_hung(incarnation: Incarnation, hang_timeout: float) -> bool:
     return watched and hang_timeout > 0 and incarnation.silent_ticks * TICK >= hang_timeout
 
 
-def why_renew(report: Mapping[str, Any], age: float, limits: Gateway) -> str:
-    """Why a worker of `age` seconds must be replaced; "" if it need not be."""
-    if age < YOUNG:
-        return ""
-    rss, names = report.get("rss_bytes"), report.get("names")
-    if limits.max_worker_rss and isinstance(rss, int) and rss > limits.max_worker_rss:
-        return f"uses {rss} bytes of memory, gateway.max_worker_rss is {limits.max_worker_rss}"
-    if limits.max_names and isinstance(names, int) and names > limits.max_names:
+@dataclass(slots=True)
+class Renewals:
+    """When a worker has grown too much; one for each slot, whose workers follow one another.
+
+    A stranger can send names, and a renewal moves everybody's sessions. So each one for names
+    doubles the age that the next worker must reach first, until one has lived twice as long as it
+    had to. `max_worker_rss` bounds what that costs.
+    """
+
+    least_age: float = 0.0
+    """Seconds for which a worker may hold too many names; at least `YOUNG`, at most `PATIENCE`."""
+    _doubled_for: str = ""
+
+    def why_renew(self, worker: str, report: Mapping[str, Any], age: float, limits: Gateway) -> str:
+        """Why a worker of `age` seconds must be replaced; "" if it need not be.
+
+        A reason of names is counted once for each `worker`, its id.
+        """
+        if age < YOUNG:
+            return ""
+        rss, names = report.get("rss_bytes"), report.get("names")
+        if limits.max_worker_rss and isinstance(rss, int) and rss > limits.max_worker_rss:
+            return f"uses {rss} bytes of memory, gateway.max_worker_rss is {limits.max_worker_rss}"
+        if not limits.max_names or not isinstance(names, int) or names <= limits.max_names:
+            return ""
+        if worker != self._doubled_for:
+            if age < self.least_age:
+                return ""
+            is_calm = age >= 2 * self.least_age
+            self.least_age = min(PATIENCE, 2 * (YOUNG if is_calm else self.least_age))
+            self._doubled_for = worker
         return f"holds {names} XML names, gateway.max_names is {limits.max_names}"
-    return ""

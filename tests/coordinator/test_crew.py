@@ -204,6 +204,26 @@ async def test_a_grown_one_is_replaced_once(scene: Scene):
     assert old.state == "draining" and slot.state == "running"
 
 
+async def test_renewals_for_names_become_rare(scene: Scene):
+    (slot,) = scene.force.slots
+
+    def grow(seconds: float) -> float:
+        worker = current(slot)
+        scene.reception.links[worker.worker].report["names"] = 2**31
+        return worker.started_at + seconds
+
+    await scene.crew.tick(grow(60.0))
+    old, successor = current(slot), slot.successor
+    assert successor
+    scene.connect(successor)
+    scene.end(old)
+    assert current(slot) is successor
+    await scene.crew.tick(grow(119.0))
+    assert slot.successor is None
+    await scene.crew.tick(grow(120.0))
+    assert slot.successor
+
+
 async def test_a_crash_loop_is_hopeless():
     scene = Scene()
     for _ in range(CRASH_LOOP):

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from coordinator.config import Gateway
-from coordinator.health import YOUNG, is_hung, silent_ticks, why_renew
+from coordinator.health import PATIENCE, YOUNG, Renewals, is_hung, silent_ticks
 from coordinator.processes import ProcessName
 from coordinator.reception import Link
 from coordinator.workforce import Incarnation, Slot, State
@@ -74,6 +74,38 @@ LIMITS = replace(Gateway(), max_worker_rss=1000, max_names=100)
     ],
 )
 def test_who_has_grown_too_much(report, age: float, reason: str):
-    assert why_renew(report, age, LIMITS).startswith(reason)
-    assert bool(why_renew(report, age, LIMITS)) == bool(reason)
-    assert why_renew(report, age, replace(LIMITS, max_worker_rss=0, max_names=0)) == ""
+    unlimited = replace(LIMITS, max_worker_rss=0, max_names=0)
+    assert Renewals().why_renew("w", report, age, unlimited) == ""
+    said = Renewals().why_renew("w", report, age, LIMITS)
+    assert said.startswith(reason) and bool(said) == bool(reason)
+
+
+NAMES = {"rss_bytes": 1, "names": 101}
+
+
+def least_age(renewals: Renewals, worker: str) -> int:
+    """The age in seconds at which a worker that always holds too many names is replaced."""
+    return next(age for age in range(8000) if renewals.why_renew(worker, NAMES, age, LIMITS))
+
+
+def test_each_renewal_for_names_doubles_the_age_of_the_next():
+    renewals = Renewals()
+    ages = [least_age(renewals, f"w{n}") for n in range(9)]
+    assert ages == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
+    assert ages[-1] == PATIENCE
+    # Memory has to be bounded all the same.
+    assert renewals.why_renew("w9", {"rss_bytes": 1001, "names": 101}, YOUNG, LIMITS)
+
+
+def test_a_renewal_that_takes_its_time_is_one():
+    renewals = Renewals()
+    for age in range(60, 1000):
+        assert renewals.why_renew("w1", NAMES, age, LIMITS)
+    assert least_age(renewals, "w2") == 120
+
+
+def test_after_a_calm_time_the_age_is_small_again():
+    renewals = Renewals()
+    assert [least_age(renewals, worker) for worker in "abcd"] == [60, 120, 240, 480]
+    assert renewals.why_renew("e", NAMES, 1920, LIMITS)
+    assert [least_age(renewals, worker) for worker in "fg"] == [120, 240]

@@ -81,7 +81,7 @@ class MessageParser:
         out: list[Element] = []
         try:
             if not self._authenticated:
-                self._judge.take_bytes(sum(map(len, messages)))
+                self._judge.take_bytes(b"".join(messages))
             if not self._parse_together(messages, out):
                 for message in messages:
                     self._parse_alone(message, out)

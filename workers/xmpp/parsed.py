@@ -11,6 +11,7 @@ from workers.xmpp.errors import RemoteProtocolError, StreamCondition
 from workers.xmpp.jid import AmbiguousJid, InvalidJid, domain_of, domains
 from workers.xmpp.namespaces import DIALBACK, FRAMING_SERVER, SERVER, STANZAS, XML_LANG
 from workers.xmpp.stanza import RefusedStanza, Stanza
+from workers.xmpp.vocabulary import Vocabulary
 from workers.xmpp.xml_text import attribute
 
 WHITESPACE = b" \t\r\n"
@@ -24,8 +25,8 @@ _DIALBACK_DECLARATIONS = {DIALBACK, f"{FRAMING_SERVER}:dialback"}
 _TAGS = re.compile(rb"</|/>|<")
 _LANG = b' xml:lang="'
 _MAX_LANG = 64
-# Every new name costs memory for ever (libxml2's dictionary), also a stranger's: before
-# authentication a stream may bring so many elements, and eight times the bytes of the largest.
+# Before authentication a stream may bring so many elements, eight times the bytes of the largest,
+# and few names that are not known (see `vocabulary`).
 _STRANGERS_ELEMENTS = 128
 _STRANGERS_FACTOR = 8
 _MAX_ATTRIBUTES = 16
@@ -102,6 +103,7 @@ class Judge:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._strange_bytes = self._strange_elements = 0
+        self._vocabulary = Vocabulary()
         self.lang = b""
         self.set_authenticated(False)
         self.set_lang(None)
@@ -109,6 +111,8 @@ class Judge:
     def set_authenticated(self, authenticated: bool) -> None:
         limits = self._limits
         self._authenticated = authenticated
+        if authenticated:
+            self._vocabulary = Vocabulary()  # the old one may hold some bytes
         self.max_bytes = limits.stanza_bytes if authenticated else limits.preauth_bytes
         self.max_elements = limits.elements if authenticated else limits.preauth_elements
         # A level of nesting costs at least `<a></a>`, an element `<a/>`: whatever is shorter than
@@ -120,13 +124,14 @@ class Judge:
         written = f"xml:lang={attribute(lang)} " if lang and len(lang) <= _MAX_LANG else ""
         self.lang = written.encode()
 
-    def take_bytes(self, count: int) -> None:
-        """Count what a stranger has us read. Raises policy-violation."""
-        self._strange_bytes += count
+    def take_bytes(self, data: bytes) -> None:
+        """Count what a stranger has us read, before libxml2 reads it. Raises policy-violation."""
+        self._strange_bytes += len(data)
         if self._strange_bytes > _STRANGERS_FACTOR * self._limits.preauth_bytes:
             raise RemoteProtocolError(
                 StreamCondition.POLICY_VIOLATION, "too much before authentication"
             )
+        self._vocabulary.take(data)
 
     def take_elements(self, count: int) -> None:
         """Count what a stranger has us handle. Raises policy-violation."""

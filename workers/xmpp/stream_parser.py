@@ -106,7 +106,7 @@ class StreamParser:
         out: list[Element] = []
         try:
             if not self._authenticated and self._phase is not _Phase.OVER:
-                self._judge.take_bytes(len(data))
+                self._judge.take_bytes(data)
             if self._phase is _Phase.BODY:
                 self._feed_body(data, out)
             elif self._phase is _Phase.HEADER:
