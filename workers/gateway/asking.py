@@ -12,6 +12,7 @@ from coordinator.routes import DomainPair
 from workers.gateway.outbox import Outbox
 from workers.gateway.session import Session, WebSocketSession
 from workers.xmpp import elements
+from workers.xmpp.receiving import ReceivingStream
 from workers.xmpp.stanza import Stanza
 
 # An unanswered XEP-0199 barrier ends the stream in order, which acknowledges everything.
@@ -19,6 +20,9 @@ BARRIER_TIMEOUT = 10.0
 # A peer with XEP-0198 that acknowledges nothing new for so long holds what it never takes: cut.
 # More than resend_timeout, for which a peer like us may wait for its own local server.
 PROGRESS_TIMEOUT = 35.0
+# A session that the peer opened is only found out to be deaf when we send on it: it has so many
+# seconds for its first answer, which a peer gives at once, whatever it waits for to handle more.
+FIRST_ANSWER_TIMEOUT = 10.0
 # Never more bytes than this without an `<r/>` between: a slow peer's progress must show in time.
 ASK_BYTES = 65536
 # Ids of our own pings towards the local server begin with this.
@@ -42,12 +46,13 @@ class Asking:
         self._tag = tag
         self._loop = asyncio.get_running_loop()
         self._is_open = False
+        self._is_answered = False
         self._unasked_bytes = 0
         self._progress_at = 0.0
 
     def begin(self) -> None:
         """A new session: nothing is asked on it yet."""
-        self._is_open = False
+        self._is_open = self._is_answered = False
         self._unasked_bytes = 0
         self.note_progress()
 
@@ -58,6 +63,7 @@ class Asking:
     def answered(self, count: int) -> None:
         """The peer acknowledged `count` more stanzas (XEP-0198)."""
         self._is_open = False
+        self._is_answered = True
         if count:
             self.note_progress()
 
@@ -102,10 +108,13 @@ class Asking:
 
     def insist(self, session: Session) -> str:
         """Ask again now and then; returns why to cut the session, "" to keep it."""
+        is_accepted = isinstance(session.stream, ReceivingStream)
+        is_unproved = is_accepted and not self._is_answered
+        timeout = FIRST_ANSWER_TIMEOUT if is_unproved else PROGRESS_TIMEOUT
         if session.is_paused:
             self.note_progress()  # its answers wait where we do not read
-        elif self._loop.time() - self._progress_at > PROGRESS_TIMEOUT:
-            return f"nothing was acknowledged for {PROGRESS_TIMEOUT:g} s"
+        elif self._loop.time() - self._progress_at > timeout:
+            return f"nothing was acknowledged for {timeout:g} s"
         self._is_open = True
         session.stream.request_ack(again=True)
         session.write()

@@ -79,3 +79,27 @@ async def test_silence_ends_the_session_unless_we_do_not_read(
     peer.session.abort("done")
     await until(lambda: bool(peer.ended))
     await far.close()
+
+
+@on_quiet_loop
+async def test_who_opened_the_session_is_to_answer_soon_for_the_first_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(asking, "FIRST_ANSWER_TIMEOUT", -1.0)
+    far = await FarServer().serve_websocket()
+    far.stream_options = {"use_bidi": True}
+    peer = Peer()
+    peer.session = await far.connect(peer, websocket=True, use_bidi=True)
+    await until(lambda: peer.session.stream.sent.enabled)
+    (accepted,) = far.sessions
+    ask = Asking(Outbox(), DomainPair(LOCAL, REMOTE), "tag")
+    ask.begin()
+    assert ask.insist(peer.session) == ""
+    assert "for -1 s" in ask.insist(accepted)
+    ask.answered(0)  # it reads, and what it was sent takes time
+    assert ask.insist(accepted) == ""
+    ask.begin()
+    assert ask.insist(accepted)
+    peer.session.abort("done")
+    await until(lambda: bool(peer.ended))
+    await far.close()

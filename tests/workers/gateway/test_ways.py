@@ -15,8 +15,8 @@ from tests.workers.gateway.session_bench import (
     request,
     until,
 )
+from workers.gateway import asking, remote_source, ways
 from workers.gateway import hop as hop_module
-from workers.gateway import remote_source, ways
 from workers.xmpp.management import Suspended
 
 BOTH = {"use_bidi": True, "resumption_seconds": 60}
@@ -155,6 +155,23 @@ async def test_what_is_not_resumed_in_time_goes_by_a_session_of_our_own(
     local.send(message("2"))
     await until(lambda: gateway.remote.ids() == ["1", "2"])
     assert not ids(second)
+
+
+@on_quiet_loop
+async def test_a_remote_that_never_reads_what_it_asked_for_is_left_soon(
+    gateway: GatewayScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ways, "RESUMPTION_PATIENCE", 0.05)
+    monkeypatch.setattr(hop_module, "ASK_INTERVAL", 0.02)
+    monkeypatch.setattr(asking, "FIRST_ANSWER_TIMEOUT", 0.05)
+    await gateway.start()
+    remote = await open_both(gateway)
+    remote.session.pause_reading()
+    local = await gateway.open_local()
+    local.send(message("1"))
+    await until(lambda: gateway.remote.ids() == ["1"])
+    await until(lambda: local.acknowledged() == 1)
+    assert not ids(remote)
 
 
 @on_quiet_loop
