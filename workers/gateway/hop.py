@@ -6,6 +6,7 @@ cannot be sent in time is handed to `on_failed`, to be bounced.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -92,7 +93,7 @@ class Hop:
         self._isolation = Isolation(self.outbox)
         self._recovery = Recovery(self.outbox)
         self._closing = False
-        self._used_at = self._loop.time()
+        self._began = self._used_at = self._loop.time()
         self._pace = Pace()
         self._timer: asyncio.TimerHandle | None = None
         self._task = asyncio.create_task(self._run())
@@ -231,10 +232,12 @@ class Hop:
                 if culprit:
                     is_fruitful = True
                     self._on_failed(culprit, StanzaCondition.REMOTE_SERVER_TIMEOUT, reason)
-                if not await self._is_needed():
+                is_cut_idle = self._recovery.is_hasty and not self.outbox
+                delay = patience.next_delay(random.random()) if is_cut_idle else 0.0
+                if not await self._is_needed(delay):
                     return None
                 if is_fruitful:
-                    patience.renew(loop.time())
+                    patience.renew(loop.time(), keep_delay=is_cut_idle)
                     continue
                 patience.begin(loop.time())
                 failure = HopFailed(reason, resolved=True)
@@ -245,6 +248,7 @@ class Hop:
     async def _use(self, session: Session) -> None:
         """Until the connection is gone again."""
         self.session = session
+        self._began = self._loop.time()
         self._closed.clear()
         self._blocked = False
         self._asking.begin()
@@ -264,17 +268,24 @@ class Hop:
             self._close_session(session)
         await self._closed.wait()
 
-    async def _is_needed(self) -> bool:
+    async def _is_needed(self, delay: float) -> bool:
         """After a loss: is there anything to send? Without, wait for it as long as we have users.
 
-        When those are gone, too, the next stanza starts a new hop.
+        When those are gone, too, the next stanza starts a new hop. If it is only that the peer may
+        hold something for us, that has `delay` seconds.
         """
-        if self.suspended is not None and self.suspended.bidirectional and not self._closing:
-            return True  # the peer may hold something for us
-        while not self.outbox and self.users and not self._closing:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                await self._wait_for_work(lambda: self._recovery.may_bring)
+        if self._recovery.may_bring and not self._closing:
+            return True
+        await self._wait_for_work(lambda: self.users > 0)
+        return bool(self.outbox)
+
+    async def _wait_for_work(self, is_patient: Callable[[], bool]) -> None:
+        while not self.outbox and not self._closing and is_patient():
             self._wake.clear()
             await self._wake.wait()
-        return bool(self.outbox)
 
     def _end(self, failure: HopFailed | None) -> None:
         """Nothing is awaited from here on: nobody can push into a hop that is forgotten."""
@@ -303,7 +314,9 @@ class Hop:
         self._stop_timer()
         may_resume = not self._isolation.is_careful
         now = self._loop.time()
-        self._bounce_lost(self._recovery.lost(session.stream, now, may_resume=may_resume))
+        lasted = now - self._began
+        requests = self._recovery.lost(session.stream, now, lasted=lasted, may_resume=may_resume)
+        self._bounce_lost(requests)
         self._closed.set()
 
     def _bounce_lost(self, requests: list[Failed]) -> None:

@@ -28,10 +28,14 @@ class Patience:
         self._since = None
         self._delay = FIRST_RETRY
 
-    def renew(self, now: float) -> None:
-        """Something got through, or there was nothing to send: start afresh."""
+    def renew(self, now: float, *, keep_delay: bool = False) -> None:
+        """Something got through, or there was nothing to send: start afresh.
+
+        `keep_delay`: the next server cuts sessions that are hardly there, so not with the delay.
+        """
         self._since = now
-        self._delay = FIRST_RETRY
+        if not keep_delay:
+            self._delay = FIRST_RETRY
 
     def is_over(self, now: float) -> bool:
         """Give up, if the next server has just failed again."""

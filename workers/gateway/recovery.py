@@ -14,6 +14,8 @@ from workers.xmpp.state import State
 # A stanza that makes the peer hang up would be sent again with every resumption: after so many in
 # vain it is taken back and isolated.
 MAX_FRUITLESS = 3
+# A session of so many seconds was worth its connection even if there was nothing to send.
+LASTING = 5.0
 
 
 class Recovery:
@@ -22,18 +24,37 @@ class Recovery:
     def __init__(self, outbox: Outbox) -> None:
         self.suspended: Suspended | None = None
         """The stream that the next session is to go on with."""
+        self.is_hasty = False
+        """The last session was lost soon, and nothing was acknowledged on it."""
         self._outbox = outbox
         self._until = 0.0
         self._told = 0
         self._progress = 0
+        self._handled = 0
         self._fruitless = 0
 
-    def lost(self, stream: ManagedStream, now: float, *, may_resume: bool) -> list[Failed]:
-        """The session is gone; returns the requests of unknown fate, to be bounced."""
+    @property
+    def may_bring(self) -> bool:
+        """The peer may hold something for us, which it sends when the stream is resumed."""
+        return self.suspended is not None and self.suspended.bidirectional
+
+    def lost(
+        self, stream: ManagedStream, now: float, *, lasted: float, may_resume: bool
+    ) -> list[Failed]:
+        """The session is gone after `lasted` seconds.
+
+        Returns the requests of unknown fate, to be bounced.
+        """
         outbox = self._outbox
-        is_fruitful = outbox.acknowledged > self._progress or not outbox
+        has_progress = outbox.acknowledged > self._progress
+        self.is_hasty = not has_progress and lasted < LASTING
+        is_fruitful = (
+            has_progress
+            or stream.received.handled != self._handled  # something came back
+            or (not outbox and not self.is_hasty)
+        )
         self._fruitless = 0 if is_fruitful else self._fruitless + 1
-        self._progress = outbox.acknowledged
+        self._progress, self._handled = outbox.acknowledged, stream.received.handled
         suspended = stream.suspended()
         if (
             suspended is None

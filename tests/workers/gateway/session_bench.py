@@ -84,6 +84,7 @@ class FarServer:
         self.management = True
         self.stream_options: dict[str, Any] = {}
         """More of `StreamConfig`."""
+        self.new_resumption_id: Callable[[], str] | None = None
         self.tls: SSL.Context | None = None
         """On TCP: what STARTTLS is offered with."""
         self.handles = True
@@ -182,7 +183,13 @@ class FarServer:
         parser = MessageParser(self.limits)
         now = asyncio.get_running_loop().time()
         stream = ReceivingStream(
-            self._config(), WebSocketFraming(), parser.parse, parser, now, new_id=lambda: "an-id"
+            self._config(),
+            WebSocketFraming(),
+            parser.parse,
+            parser,
+            now,
+            new_id=lambda: "an-id",
+            new_resumption_id=self.new_resumption_id,
         )
         session = WebSocketSession(stream, self)
         session.attach(websocket)

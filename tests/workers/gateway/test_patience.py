@@ -31,6 +31,14 @@ def test_progress_starts_both_afresh() -> None:
     assert patience.next_delay(1.0) == FIRST_RETRY
 
 
+def test_without_anything_to_send_the_delay_grows_and_the_time_does_not_run() -> None:
+    patience = Patience(20.0, since=0.0)
+    patience.next_delay(1.0)
+    patience.renew(100.0, keep_delay=True)
+    assert not patience.is_over(119.0)
+    assert patience.next_delay(1.0) == 2 * FIRST_RETRY
+
+
 def test_a_session_without_progress_starts_the_time_once() -> None:
     patience = Patience(20.0, since=None)
     patience.begin(0.0)

@@ -8,7 +8,7 @@ from coordinator.accounts import ACCEPTED, ACK_SM, ACKNOWLEDGED, REPLAYED
 from tests.workers.gateway.session_bench import message, request
 from workers.gateway.flow import Batch, Origin
 from workers.gateway.outbox import Outbox
-from workers.gateway.recovery import MAX_FRUITLESS, Recovery
+from workers.gateway.recovery import LASTING, MAX_FRUITLESS, Recovery
 from workers.xmpp.errors import LocalProtocolError
 from workers.xmpp.managed import ManagedStream
 from workers.xmpp.stanza import Stanza
@@ -58,7 +58,7 @@ class Scene:
         return taken
 
     def lose(self, **options: Any) -> list[str | None]:
-        options = {"may_resume": True, **options}
+        options = {"lasted": 1.0, "may_resume": True, **options}
         return [each.stanza.id for each in self.recovery.lost(self.stream, 100.0, **options)]
 
 
@@ -153,7 +153,7 @@ def test_what_kills_sessions_is_not_resumed_for_ever(scene: Scene) -> None:
     assert scene.lose() == ["2"]
 
 
-def test_progress_or_nothing_to_send_gives_new_patience() -> None:
+def test_progress_or_a_long_session_gives_new_patience() -> None:
     scene = Scene()
     for number in range(3 * MAX_FRUITLESS):
         scene.send(message(str(number)))
@@ -164,8 +164,36 @@ def test_progress_or_nothing_to_send_gives_new_patience() -> None:
         scene.stream = successor
     assert scene.counters[ACCEPTED] == scene.counters[ACKNOWLEDGED]
     for _ in range(3 * MAX_FRUITLESS):
+        scene.lose(lasted=LASTING)
+        assert scene.recovery.suspended is not None and not scene.recovery.is_hasty
+    scene.send(message("1"))
+    for _ in range(MAX_FRUITLESS + 1):
+        assert scene.recovery.suspended is not None
+        scene.lose(lasted=LASTING)  # which was of no use to what was sent
+    assert scene.outbox.uncertain == 1
+
+
+def test_sessions_that_are_cut_at_once_are_given_up_if_nothing_comes_of_them() -> None:
+    scene = Scene()
+    for _ in range(3 * MAX_FRUITLESS):
+        scene.stream.received.handled += 1  # something came back
+        scene.lose()
+        assert scene.recovery.suspended is not None and scene.recovery.is_hasty
+        scene.recovery.give_up()
+    for _ in range(MAX_FRUITLESS):
         scene.lose()
         assert scene.recovery.suspended is not None
+        scene.recovery.give_up()
+    scene.lose()
+    assert scene.recovery.suspended is None
+
+
+def test_only_a_session_for_both_ways_may_bring_something(scene: Scene) -> None:
+    scene.lose()
+    assert not scene.recovery.may_bring
+    scene.stream.bidirectional = True
+    scene.lose()
+    assert scene.recovery.may_bring
 
 
 def test_a_time_that_is_over_and_one_that_is_not(scene: Scene) -> None:
