@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from coordinator.config import Config
+from coordinator.routes import DomainPair
 from tests.simulation import sockets
 from tests.simulation.network import DATA, RESET, End, Parcel
 from workers.gateway.failure import HopFailed
@@ -169,6 +170,7 @@ class ModelRemoteConnector:
         self._config = config
         self._open_to = open_to
         self._latency = latency
+        self.held_back: set[DomainPair] = set()
 
     async def connect(
         self, local: str, remote: str, owner: SessionOwner, **options: Any

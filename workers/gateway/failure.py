@@ -4,12 +4,16 @@ from workers.xmpp.errors import StanzaCondition
 
 
 class HopFailed(Exception):
-    """The next server cannot be reached; `resolved` tells the cases of RFC 6120 §10.4.3 apart."""
+    """The next server cannot be reached; `resolved` tells the cases of RFC 6120 §10.4.3 apart.
 
-    def __init__(self, reason: str, *, resolved: bool) -> None:
+    `untried`: nobody has tried yet, so it says nothing of that server.
+    """
+
+    def __init__(self, reason: str, *, resolved: bool, untried: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.resolved = resolved
+        self.untried = untried
 
     @property
     def condition(self) -> StanzaCondition:

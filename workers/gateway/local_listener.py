@@ -160,7 +160,8 @@ class LocalListener:
                 log.warning("%s → %s: no wss session: %s", *pair, failure.reason)
                 instead = await self._splice(sock, pair)
                 if instead is None:
-                    self._discovery.mark_native(pair.remote)
+                    if not failure.untried:
+                        self._discovery.mark_native(pair.remote)
                     return
                 resolved = failure.resolved or instead.resolved
                 failure = HopFailed(f"{failure.reason}; {instead.reason}", resolved=resolved)
@@ -174,7 +175,9 @@ class LocalListener:
         except HopFailed as exc:
             return exc
         except TimeoutError:
-            return HopFailed(f"no authenticated stream within {timeout:g} s", resolved=True)
+            untried = self.router.is_held_back(pair)
+            reason = f"no {'turn to connect' if untried else 'authenticated stream'}"
+            return HopFailed(f"{reason} within {timeout:g} s", resolved=True, untried=untried)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():

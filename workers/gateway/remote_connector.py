@@ -3,16 +3,18 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 
 from coordinator.address import Address
 from coordinator.config import Config
 from coordinator.domains import InvalidDomain, normalise_domain
+from coordinator.routes import DomainPair
 from workers.gateway.channel import Channel
 from workers.gateway.discovery import Discovered, Discovery, NoUsableAddress
 from workers.gateway.failure import HopFailed
-from workers.gateway.herd import Herd
+from workers.gateway.herd import Herd, key_for
 from workers.gateway.hostmeta import InvalidHostMeta, Target, parse_url
 from workers.gateway.identity import CertificateRejected, TrustProblem, TrustSources, verify_peer
 from workers.gateway.negotiation import Negotiation, SeeOtherUri
@@ -51,6 +53,8 @@ class RemoteConnector:
         self._authorities = authorities
         self._secret = dialback_secret
         self.herd = Herd(config.limits.connects)
+        self.held_back: set[DomainPair] = set()
+        """Those whose session waits for its turn: nothing is known of the remote yet."""
 
     async def connect(
         self,
@@ -81,8 +85,11 @@ class RemoteConnector:
         )
         for target in found.targets:
             try:
-                async with self.herd.turn(urgent=queued):
-                    session = await self._try_target(found, target, local, owner, new_session)
+                addresses = await self._addresses(found, target)
+                async with self._turn(DomainPair(local, remote), addresses[0], urgent=queued):
+                    session = await self._try_target(
+                        found, target, addresses, local, owner, new_session
+                    )
             except HopFailed as exc:
                 reasons.append(f"{target.url}: {exc.reason}")
                 continue
@@ -91,36 +98,53 @@ class RemoteConnector:
             return session
         raise HopFailed("; ".join(reasons)[:1000], resolved=True)
 
+    @asynccontextmanager
+    async def _turn(self, pair: DomainPair, address: str, *, urgent: bool) -> AsyncIterator[None]:
+        self.held_back.add(pair)
+        try:
+            async with self.herd.turn(key_for(pair.remote, address), urgent=urgent):
+                self.held_back.discard(pair)
+                yield
+        finally:
+            self.held_back.discard(pair)
+
+    async def _addresses(self, found: Discovered, target: Target) -> list[str]:
+        try:
+            return await self._discovery.addresses(found, target)
+        except NoUsableAddress as exc:
+            raise HopFailed(exc.reason, resolved=False) from None
+
     async def _try_target(
         self,
         found: Discovered,
         target: Target,
+        addresses: list[str],
         local: str,
         owner: SessionOwner,
         new_session: NewSession,
     ) -> WebSocketSession:
         for _ in range(MAX_SEE_OTHER + 1):
             try:
-                return await self._try_addresses(found, target, local, owner, new_session)
+                return await self._try_addresses(
+                    found, target, addresses, local, owner, new_session
+                )
             except SeeOtherUri as exc:
                 try:
                     target = parse_url(exc.uri)  # wss only: RFC 7395 §3.6.1 forbids less
                 except InvalidHostMeta as problem:
                     raise HopFailed(f"see-other-uri: {problem}", resolved=True) from None
+                addresses = await self._addresses(found, target)
         raise HopFailed("see-other-uri leads round in circles", resolved=True)
 
     async def _try_addresses(
         self,
         found: Discovered,
         target: Target,
+        addresses: list[str],
         local: str,
         owner: SessionOwner,
         new_session: NewSession,
     ) -> WebSocketSession:
-        try:
-            addresses = await self._discovery.addresses(found, target)
-        except NoUsableAddress as exc:
-            raise HopFailed(exc.reason, resolved=False) from None
         reason = "no address"
         for address in addresses:
             try:

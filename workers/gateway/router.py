@@ -65,6 +65,10 @@ class Router:
             hop = self._new_remote(pair, OwnWay(self, self._remote_connector, pair))
         return hop
 
+    def is_held_back(self, pair: DomainPair) -> bool:
+        """Too many hops connect, so that to the remote domain still waits for its turn."""
+        return pair in self._remote_connector.held_back
+
     def adopt(self, pair: DomainPair, accepted: Accepted) -> Hop | None:
         """Send to the remote domain on a session that it opened (XEP-0288), unless we have one.
 

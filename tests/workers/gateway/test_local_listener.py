@@ -1,6 +1,7 @@
 """Streams served here: splice or answer; what ends, and what siblings tell."""
 
 import asyncio
+import contextlib
 import socket
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 from coordinator.routes import Route
 from tests.workers.gateway.gateway_bench import PAIR, GatewayScene
 from tests.workers.gateway.session_bench import LOCAL, REMOTE, on_quiet_loop, until
+from workers.gateway import herd as herd_module
 from workers.gateway import local_listener
 from workers.gateway.asking import barrier_tag
+from workers.gateway.herd import Key
 from workers.gateway.siblings import Siblings
 
 
@@ -61,9 +64,11 @@ async def test_without_a_certificate_the_stream_is_closed_and_the_route_given_ba
 
 
 @on_quiet_loop
+@pytest.mark.parametrize("has_turn", [True, False])
 async def test_a_native_domain_gets_the_untouched_bytes(
-    gateway: GatewayScene, monkeypatch: pytest.MonkeyPatch
+    gateway: GatewayScene, monkeypatch: pytest.MonkeyPatch, has_turn: bool
 ) -> None:
+    """It is known to be native only when its wss session was tried."""
     got: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -83,10 +88,18 @@ async def test_a_native_domain_gets_the_untouched_bytes(
 
     monkeypatch.setattr(local_listener, "connect_native", connect_native)
     gateway.remote.external, gateway.remote.outcome = False, "invalid"
-    await gateway.start()
-    reader = await say(gateway, header())
-    assert await reader.readexactly(8) == b"answered"
-    assert got == [header()]
+    await gateway.start(connect_timeout=5.0 if has_turn else 0.2)
+    monkeypatch.setattr(herd_module, "HURRIED_TURN", 60.0)
+    marked: list[str] = []
+    monkeypatch.setattr(gateway.discovery, "mark_native", marked.append)
+    async with contextlib.AsyncExitStack() as others:
+        herd = gateway.remote_connector.herd
+        for number in range(0 if has_turn else herd.limit):
+            key = Key(f"site{number}", f"network{number}")
+            await others.enter_async_context(herd.turn(key, urgent=False))
+        reader = await say(gateway, header())
+        assert await reader.readexactly(8) == b"answered"
+    assert got == [header()] and marked == ([REMOTE] if has_turn else [])
     assert await read_all(reader) == b""
     await until(lambda: not gateway.listener.splices and gateway.control.released == [PAIR])
     assert (await gateway.discovery.find(REMOTE)).source == "config"

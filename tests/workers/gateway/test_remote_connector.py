@@ -1,10 +1,13 @@
 """Sessions we open to remote domains: targets in turn, certificates, and what is refused."""
 
+import asyncio
+
 import pytest
 
-from tests.workers.gateway.gateway_bench import GatewayScene, Peer
+from tests.workers.gateway.gateway_bench import PAIR, GatewayScene, Peer
 from tests.workers.gateway.session_bench import LOCAL, REMOTE, on_quiet_loop, until
 from workers.gateway.failure import HopFailed
+from workers.gateway.herd import key_for
 from workers.gateway.hostmeta import parse_url
 from workers.gateway.remote_connector import origin_of
 
@@ -62,6 +65,20 @@ async def test_a_port_where_nobody_listens_is_a_failure(gateway: GatewayScene) -
     gateway.remote._server.close()
     with pytest.raises(HopFailed, match="cannot connect"):
         await gateway.remote_connector.connect(LOCAL, REMOTE, Peer())
+
+
+@on_quiet_loop
+async def test_who_waits_for_a_turn_is_held_back_until_it_comes(gateway: GatewayScene) -> None:
+    await gateway.start(connects=1)
+    connector = gateway.remote_connector
+    async with connector.herd.turn(key_for("other.example", "192.0.2.1"), urgent=True):
+        connecting = asyncio.create_task(connector.connect(LOCAL, REMOTE, Peer()))
+        await until(lambda: connector.herd.waiting == 1)
+        assert connector.held_back == {PAIR} and gateway.router.is_held_back(PAIR)
+    session = await connecting
+    assert not connector.held_back and connector.herd.running == 0
+    session.close()
+    await until(lambda: session.ended)
 
 
 def test_our_origin_is_the_targets_own() -> None:
