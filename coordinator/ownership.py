@@ -19,6 +19,7 @@ from coordinator.routes import (
     HandTo,
     Route,
     Serve,
+    ServeBeside,
     SpliceTo,
     Take,
     Wait,
@@ -108,10 +109,11 @@ class Ownership:
     async def place(
         self, pair: DomainPair, *, passed: int = 0, from_gateway: bool = False
     ) -> Serve | HandTo | SpliceTo:
-        """Where a stream of the pair is served. On `Serve` it is ours and may be read at once.
+        """Where a stream of the pair is served. On `Serve` it may be read at once.
 
         `passed`, `from_gateway`: how the stream came here (`routes.decide`). A draining or dead
-        predecessor is waited for, at most `PREDECESSOR_TIMEOUT` seconds.
+        predecessor is waited for, at most `PREDECESSOR_TIMEOUT` seconds. Of what is served the
+        pair is ours (`owned`), unless the stream is served beside its owner.
         """
         async with self._busy.hold(pair):
             try:
@@ -153,6 +155,9 @@ class Ownership:
                 await self._own(pair, decision.route)
             elif route is not None:
                 self._note(pair, route)
+            if isinstance(decision, ServeBeside):
+                log.info("%s → %s: served beside %s", *pair, decision.route.owner)
+                return Serve(Route(self.worker_id, STATIC_EPOCH))
             return decision
 
     async def _look(self, pair: DomainPair, view: Workers, *, take: bool) -> Route | None:

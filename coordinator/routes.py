@@ -71,6 +71,12 @@ class Wait(NamedTuple):
     route: Route
 
 
+class ServeBeside(NamedTuple):
+    """Read the stream here, but leave the route to its owner, who may have a session, too."""
+
+    route: Route
+
+
 class HandTo(NamedTuple):
     """Pass the socket to this worker of our machine."""
 
@@ -90,7 +96,7 @@ class Lost(NamedTuple):
     route: Route
 
 
-Decision = Serve | Take | Wait | HandTo | SpliceTo
+Decision = Serve | Take | Wait | ServeBeside | HandTo | SpliceTo
 
 
 def decide(
@@ -106,7 +112,8 @@ def decide(
 
     `heir` is who should own the pair as placement has it. `passed` counts how often the stream
     changed hands on this machine; one that came from another machine (`from_gateway`) never leaves
-    this one again.
+    this one again. Anybody at the local port can say that a stream came so: it never takes the pair
+    from an owner that is well. Machines that cannot all reach each other serve it twice.
     """
     owner = route.owner if route is not None and route.owner in workers else None
     if route is None or owner is None:
@@ -119,7 +126,8 @@ def decide(
             return Serve(route)
         return _pass(heir, me, workers, passed, from_gateway) or Serve(route)
     if workers[owner].state == RUNNING:
-        return _pass(owner, me, workers, passed, from_gateway) or Wait(route)
+        way = _pass(owner, me, workers, passed, from_gateway)
+        return way or (ServeBeside(route) if from_gateway else Wait(route))
     if passed and workers[me].state == RUNNING:
         return Wait(route)
     return _pass(heir, me, workers, passed, from_gateway) or Wait(route)

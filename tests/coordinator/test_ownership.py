@@ -67,6 +67,23 @@ async def test_a_pair_of_another_machine_is_spliced_there_but_never_from_a_third
     assert await one.place(OF_ONE) == SpliceTo(FAR, "10.0.0.2:5271")
 
 
+async def test_a_stream_said_to_be_from_another_machine_takes_nothing_from_a_live_owner(
+    store: Store,
+):
+    one = of(store, ONE)
+    ours = await one.acquire(OF_ONE)
+    lost: list[tuple[DomainPair, Route]] = []
+    one.on_lost = lambda pair, route: lost.append((pair, route))
+    route = await store.take(OF_ONE, FAR, ours)
+    for _ in range(2):
+        assert await one.place(OF_ONE, from_gateway=True) == Serve(Route(ONE, 0))
+    assert await store.lookup(OF_ONE) == route and one.owned == {}
+    assert lost == [(OF_ONE, route)]
+    await one.release(OF_ONE)
+    await one.claim_again()
+    assert await store.lookup(OF_ONE) == route
+
+
 async def test_the_dead_are_replaced_at_once_and_the_doubted_too(store: Store):
     dead = await store.take(OF_ONE, "gw1/w9.a", None)
     one = of(store, ONE)

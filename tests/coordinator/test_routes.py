@@ -12,6 +12,7 @@ from coordinator.routes import (
     Lost,
     Route,
     Serve,
+    ServeBeside,
     SpliceTo,
     Take,
     Wait,
@@ -79,9 +80,17 @@ def test_a_stream_changes_hands_only_so_often():
 
 
 def test_a_stream_from_another_machine_never_leaves_again():
-    route = Route(FAR, 7)
-    assert decide(route, OURS, ALL, heir=OURS, from_gateway=True) == Wait(route)
     assert decide(None, OURS, ALL, heir=FAR, from_gateway=True) == Take(None)
+
+
+def test_a_stream_said_to_be_from_another_machine_takes_no_pair_from_an_owner_that_is_well():
+    route, ours = Route(FAR, 7), Route(THEIRS, 7)
+    assert decide(route, OURS, ALL, heir=OURS, from_gateway=True) == ServeBeside(route)
+    assert decide(ours, OURS, ALL, heir=OURS, from_gateway=True) == HandTo(THEIRS)
+    passed_on = decide(ours, OURS, ALL, heir=OURS, passed=3, from_gateway=True)
+    assert passed_on == ServeBeside(ours)
+    drains = ALL | {FAR: DRAINS}
+    assert decide(route, OURS, drains, heir=OURS, from_gateway=True) == Wait(route)
 
 
 NAMES = st.builds("gw{}/w{}.{}".format, st.integers(1, 3), st.integers(1, 3), st.sampled_from("ab"))
@@ -103,6 +112,10 @@ def test_any_decision_keeps_the_rules(me, others, route, passed, from_gateway):
             assert replacing == route and (route is None or route.owner not in workers)
         case Wait(found):
             assert found == route and route.owner in workers and route.owner != me
+            assert not from_gateway or workers[route.owner].state == DRAINING
+        case ServeBeside(found):
+            assert found == route and route.owner != me and from_gateway
+            assert workers[route.owner].state == RUNNING
         case HandTo(worker):
             assert worker in workers and worker != me and passed < 3
             assert gateway_of(worker) == gateway_of(me)
