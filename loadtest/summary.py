@@ -48,7 +48,7 @@ def _sessions(gateways: Sequence[Answers], most: int) -> Table:
         (
             each.name,
             ", ".join(" ↔ ".join(pair) for pair in session["domain_pairs"]),
-            session["direction"],
+            session["direction"] + (" ⇄" if session.get("bidirectional") else ""),
             session.get("authenticated_by") or "–",
             _worker(session["worker"]),
         )

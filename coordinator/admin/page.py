@@ -58,7 +58,7 @@ async function refresh() {
       (w) => [w.id, w.pid, w.state, w.sessions, w.routes, (w.rss_bytes / 1048576).toFixed(1), w.restarts]));
     table("sessions", ["domain pairs", "direction", "authenticated by", "worker", "since"],
       sessions.map(
-        (s) => [pairs(s), s.direction, s.authenticated_by, s.worker, time(s.since)]));
+        (s) => [pairs(s), s.direction + (s.bidirectional ? " ⇄" : ""), s.authenticated_by, s.worker, time(s.since)]));
     table("routes", ["local", "remote", "owner", "epoch"],
       routes.slice(0, 200).map((r) => [r.local, r.remote, r.owner, r.epoch]));
     table("errors", ["at", "from", "what"],

@@ -244,7 +244,7 @@ class Gateway:
     ) -> list[dict[str, Any]]:
         """The sessions with a remote domain, once workers have reported `count` of them.
 
-        They do so each second.
+        They do so each second. A session that goes both ways counts for either direction.
 
         Raises `StageError`.
         """
@@ -253,7 +253,11 @@ class Gateway:
             async with asyncio.timeout(within):
                 while True:
                     sessions = await self.sessions(remote)
-                    found = [each for each in sessions if direction in ("", each["direction"])]
+                    found = [
+                        each
+                        for each in sessions
+                        if direction in ("", each["direction"]) or each.get("bidirectional")
+                    ]
                     if len(found) >= count:
                         return found
                     await asyncio.sleep(0.1)
