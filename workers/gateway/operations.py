@@ -68,14 +68,11 @@ class Operations:
         return rows
 
     def _describers(self) -> Iterator[Callable[[], dict[str, Any]]]:
-        shown = set()
         for source in list(self._public.sources):
             if source.pairs and not source.base_session.ended:
-                shown.add(source.base_session)
                 yield source.describe
         for direction, hop in list(self._router.hops()):
-            if hop.session not in shown:  # else it sends back on a session that was opened to us
-                yield partial(_described, direction, hop)
+            yield partial(_described, direction, hop)
 
     async def _close(self, domain: str) -> Rows:
         """Local streams first, so that nothing new comes while the rest is delivered."""
