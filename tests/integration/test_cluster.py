@@ -142,7 +142,13 @@ async def wait_dealt(cluster: Cluster, worker: str, within: float = 15) -> None:
     keys = [f"fedgate:{name}:{{{worker}}}" for name in ("journal", "sealed", "inbox")]
     inbox = f"fedgate:inbox:{{{await owner(cluster)}}}"
     async with asyncio.timeout(within):
-        while await cluster.redis.exists(*keys, inbox):  # noqa: ASYNC110
+        while True:
+            both = (
+                cluster.redis.pipeline()
+            )  # at once: what leaves one may be on its way to the other
+            left, waiting = await both.exists(*keys).xlen(inbox).execute()
+            if not left and not waiting:
+                return
             await asyncio.sleep(0.1)
 
 
