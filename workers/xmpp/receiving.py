@@ -61,6 +61,8 @@ class ReceivingStream(ServerStream):
         self._external = False
         self._external_reason = ""
         self._dialback = False
+        self.authenticated_by = ""
+        """How the first pair was proved."""
         self._authenticated = False
         self._attempts = 0
         self._keys = Outstanding()
@@ -342,6 +344,7 @@ class ReceivingStream(ServerStream):
 
     def _authenticate(self, sender: str, target: str, by: str) -> None:
         self._authenticated = True
+        self.authenticated_by = self.authenticated_by or by
         self.pairs.add((sender, target))
         self._events.append(Authenticated(sender, target, by))
 
