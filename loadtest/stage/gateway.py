@@ -244,7 +244,7 @@ class Gateway:
     ) -> list[dict[str, Any]]:
         """The sessions with a remote domain, once workers have reported `count` of them.
 
-        They do so each second. A session that goes both ways counts for either direction.
+        They do so each second.
 
         Raises `StageError`.
         """
@@ -253,11 +253,7 @@ class Gateway:
             async with asyncio.timeout(within):
                 while True:
                     sessions = await self.sessions(remote)
-                    found = [
-                        each
-                        for each in sessions
-                        if direction in ("", each["direction"]) or each.get("bidirectional")
-                    ]
+                    found = [each for each in sessions if direction in ("", each["direction"])]
                     if len(found) >= count:
                         return found
                     await asyncio.sleep(0.1)

@@ -79,7 +79,8 @@ async def test_it_tells_what_happens_and_runs_until_interrupted(
     screen = text[text.index("sessions of") :].splitlines()
     assert len(screen) <= 24
     assert max(map(len, screen)) <= 80
-    assert re.search(r"capulet +capulet.example ↔ montague.example +outbound +external", text)
+    row = r"capulet +capulet.example ↔ montague.example +(out|in)bound ⇄ +external"
+    assert re.search(row, text)
     assert re.search(r"montague +montague.example → capulet.example +w\d", text)
     assert re.search(r"montague in +50\d +50\d( +0){5}", text)
     for page in set(re.findall(r"http://\S+/", text)):
