@@ -101,7 +101,7 @@ class RedisClient:
             raise StoreUnavailable(f"Redis refuses: {exc}") from exc
         except (RedisError, RedisClusterException, OSError) as exc:  # TimeoutError is an OSError
             self._paused_until = time.monotonic() + PAUSE
-            raise StoreUnavailable(f"Redis is away: {exc or type(exc).__name__}") from exc
+            raise StoreUnavailable(f"Redis is away: {str(exc) or type(exc).__name__}") from exc
 
 
 def open_client(url: str) -> Any:

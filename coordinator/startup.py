@@ -118,12 +118,15 @@ async def forget_dead_workers(store: Store, config: Config) -> None:
                 await store.leave(worker)
 
 
-async def connect(store: Store, embedded: EmbeddedRedis | None) -> None:
-    """Start the embedded Redis if it is that, and prove that Redis answers."""
+async def connect(store: Store, embedded: EmbeddedRedis | None, patience: float = 5.0) -> None:
+    """Start the embedded Redis if it is that, and prove that Redis answers.
+
+    It is asked again for `patience` seconds: a machine that has just booted may have no network yet.
+    """
     try:
         if embedded is not None:
             await embedded.start()
-        await store.connect()
+        await _wait_for_answer(store, patience)
     except ValueError as exc:
         raise StartFailed(
             f"redis.url {shown_url(store.url)} is not usable: {exc}; correct it",
@@ -137,3 +140,16 @@ async def connect(store: Store, embedded: EmbeddedRedis | None) -> None:
             'redis.url ("" uses an embedded one)',
             ExitCode.REDIS_UNREACHABLE,
         ) from exc
+
+
+async def _wait_for_answer(store: Store, patience: float) -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience
+    while True:
+        try:
+            await store.connect()
+            return
+        except StoreUnavailable:
+            if loop.time() >= deadline:
+                raise
+        await asyncio.sleep(0.2)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,14 @@ async def test_a_redis_that_is_not_there_is_unavailable(kind: str):
         with pytest.raises(StoreUnavailable, match="Redis is away"):
             await store.connect()
     await store.close()
+
+
+async def test_a_redis_that_does_not_answer_in_time_is_named_so():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = Store(f"redis://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(StoreUnavailable, match=r"Redis is away: \w+"):
+            await store.connect()
+        await store.close()
 
 
 async def test_an_unknown_form_of_url_is_refused():

@@ -83,10 +83,23 @@ async def test_an_address_in_use_is_waited_for_but_not_for_long(config: Config):
 async def test_an_unreachable_or_wrong_redis_is_one_line_without_the_password(url, code, text):
     store = Store(url)
     with pytest.raises(StartFailed, match=text) as caught:
-        await startup.connect(store, None)
+        await startup.connect(store, None, patience=0)
     assert caught.value.code == code
     assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
     await store.close()
+
+
+async def test_a_redis_that_comes_a_little_later_is_waited_for(config: Config):
+    startup.prepare(Path(config.gateway.state_dir))
+    server = EmbeddedRedis(config.gateway.state_dir)
+    store = Store(redis_url(config))
+    connecting = asyncio.create_task(startup.connect(store, None))
+    done, _ = await asyncio.wait([connecting], timeout=0.5)
+    assert not done
+    await server.start()
+    await connecting
+    await store.close()
+    await server.stop()
 
 
 async def test_an_embedded_redis_that_cannot_run_is_a_failure(config: Config, tmp_path: Path):
