@@ -121,7 +121,7 @@ async def forget_dead_workers(store: Store, config: Config) -> None:
 async def connect(store: Store, embedded: EmbeddedRedis | None, patience: float = 5.0) -> None:
     """Start the embedded Redis if it is that, and prove that Redis answers.
 
-    It is asked again for `patience` seconds: a machine that has just booted may have no network yet.
+    It is asked again for `patience` seconds: a machine that has just booted may have no network.
     """
     try:
         if embedded is not None:
