@@ -16,6 +16,7 @@ from coordinator.config import Config
 from workers.gateway.channel import Channel
 from workers.gateway.hostmeta import Target
 from workers.gateway.identity import CertificateRejected, Trust, VerifiedNames, verify_chain
+from workers.gateway.rejection import usage_text
 from workers.gateway.remote_connector import origin_of
 from workers.gateway.session import Session, WebSocketSession
 from workers.gateway.tls import client_context
@@ -301,7 +302,7 @@ def _usage(leaf: x509.Certificate) -> str:
         usage: Any = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except (x509.ExtensionNotFound, ValueError):
         return "not restricted"
-    return ", ".join(sorted(oid._name for oid in usage))
+    return usage_text(usage)
 
 
 def _describe_features(features: Features) -> str:

@@ -42,7 +42,6 @@ _SRV_NAME = ObjectIdentifier("1.3.6.1.5.5.7.8.7")
 _SRV_PREFIX = "_xmpp-server."
 _UTF8_STRING = 0x0C
 _IA5_STRING = 0x16
-MAX_CHAIN = 8  # certificates a peer may send
 
 
 class CertificateRejected(Exception):
@@ -185,14 +184,17 @@ def verify_chain(chain: Sequence[x509.Certificate], trust: Trust, now: float) ->
     try:
         builder = PolicyBuilder().store(trust.store).time(at.replace(tzinfo=None))
         builder = builder.extension_policies(ca_policy=_CA_POLICY, ee_policy=_EE_POLICY)
-        verified = builder.build_client_verifier().verify(chain[0], list(chain[1:MAX_CHAIN]))
-        names = _names(verified.subjects or (), chain[0])
+        # There is no server verifier that reads SRVName and XmppAddr; usage is checked by policy.
+        verifier = builder.build_client_verifier()
+        verified = verifier.verify(chain[0], list(chain[1 : rejection.MAX_CHAIN]))
+        names = _names(verified.subjects or (), verified.chain)
+        weakness = rejection.weak_key(chain[0])
     except (VerificationError, ValueError, UnsupportedAlgorithm) as exc:
         raise CertificateRejected(rejection.explain(chain, trust.authorities, at, exc)) from exc
-    if rejection.has_weak_key(chain[0]):
-        raise CertificateRejected("the certificate has an RSA key of less than 2048 bits")
+    if weakness:
+        raise CertificateRejected(f"the certificate {weakness}")
     if not (names.dns or names.srv or names.xmpp):
-        raise CertificateRejected("the certificate names no domain")
+        raise CertificateRejected(f"the certificate names no domain{_shown(verified.subjects)}")
     return names
 
 
@@ -230,9 +232,18 @@ def _check_usage(
         raise ValueError("wrong usage")
 
 
+def _check_issuers_usage(
+    _policy: Policy, _certificate: x509.Certificate, usage: x509.ExtendedKeyUsage | None
+) -> None:
+    if not rejection.issues_for_servers(usage):
+        raise ValueError("wrong usage of an authority")
+
+
 # Key identifiers help to find issuers and prove nothing; private authorities often leave them out.
+# Public authorities issue for servers only, by intermediates that are for nothing else, too.
 _CA_POLICY = (
     ExtensionPolicy.webpki_defaults_ca()
+    .may_be_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, _check_issuers_usage)
     .may_be_present(x509.AuthorityKeyIdentifier, Criticality.AGNOSTIC, None)
     .may_be_present(x509.SubjectKeyIdentifier, Criticality.AGNOSTIC, None)
 )
@@ -243,7 +254,10 @@ _EE_POLICY = (
 )
 
 
-def _names(subjects: Sequence[x509.GeneralName], leaf: x509.Certificate) -> VerifiedNames:
+def _names(
+    subjects: Sequence[x509.GeneralName], chain: Sequence[x509.Certificate]
+) -> VerifiedNames:
+    issuers = chain[1:]
     dns, srv, xmpp = set(), set(), set()
     for subject in subjects:
         if isinstance(subject, x509.DNSName):
@@ -251,15 +265,32 @@ def _names(subjects: Sequence[x509.GeneralName], leaf: x509.Certificate) -> Veri
         elif isinstance(subject, x509.OtherName):
             text = _der_text(subject.value)
             if subject.type_id == _XMPP_ADDR:
-                xmpp.add(_normalised(text))
+                xmpp.add(_permitted(_normalised(text), issuers))
             elif subject.type_id == _SRV_NAME and text.startswith(_SRV_PREFIX):
-                srv.add(_normalised(text.removeprefix(_SRV_PREFIX)))
+                srv.add(_permitted(_normalised(text.removeprefix(_SRV_PREFIX)), issuers))
     return VerifiedNames(
         frozenset(dns - {""}),
         frozenset(srv - {""}),
         frozenset(xmpp - {""}),
-        leaf.not_valid_after_utc.timestamp(),
+        min(each.not_valid_after_utc for each in chain).timestamp(),
     )
+
+
+def _permitted(name: str, issuers: Sequence[x509.Certificate]) -> str:
+    """The name, or "" if an issuer may not speak of it.
+
+    The verifier holds authorities to their name constraints in dNSNames only: one that is bound to
+    its own domains could else prove any other by SRVName or XmppAddr.
+    """
+    return name if all(rejection.may_name(issuer, name) for issuer in issuers) else ""
+
+
+def _shown(subjects: Sequence[x509.GeneralName] | None) -> str:
+    texts = [
+        _der_text(subject.value) if isinstance(subject, x509.OtherName) else str(subject.value)
+        for subject in subjects or ()
+    ]
+    return f", only {rejection.printable(', '.join(texts))}" if texts else ""
 
 
 def _normalised(text: str, *, wildcard: bool = False) -> str:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.verification import Store
 from hypothesis import given
@@ -13,6 +12,7 @@ from hypothesis import strategies as some
 
 from coordinator.config import Certificates, Config, Remote
 from coordinator.domains import normalise_domain
+from tests.workers.gateway.certificate_cells import DOMAIN, Matrix
 from tests.workers.gateway.x509_matrix import (
     CLIENT,
     NOW,
@@ -98,33 +98,39 @@ def test_other_names_prove_nothing(authority, bad):
         verify_chain(authority.issue([bad]).chain, authority.trust, AT)
 
 
-def test_every_cause_of_rejection_has_its_own_words(authority):
-    expired_mid = Authority("Mid", authority, start=NOW - 9 * DAY, end=NOW - DAY)
-    stranger = Authority("Stranger CA")
-    impostor = Authority("Test CA")
-    weak = rsa.generate_private_key(65537, 1024)
-    a = dns("a.example")
-    cases = {
-        "no certificate was presented": [],
-        "the certificate expired on 2026-11-21 12:00 UTC": authority.issue(a, end=NOW - DAY).chain,
-        "the certificate is not valid before 2026-11-23 12:00 UTC": authority.issue(
-            a, start=NOW + DAY
-        ).chain,
-        "wrong usage": authority.issue(a, usage=[CLIENT]).chain,
-        "no subjectAltName": authority.issue(None, common_name="a.example").chain,
-        "one of an authority": authority.issue(a, is_authority=True).chain,
-        "self-signed": self_signed("a.example").chain,
-        "RSA key of less than 2048 bits": authority.issue(a, key=weak).chain,
-        "missing intermediate: Mid CA": Authority("Mid CA", authority).issue(a).chain[:1],
-        "the intermediate certificate Mid expired": expired_mid.issue(a).chain,
-        "Stranger CA is not trusted, and": stranger.issue(a).chain,
-        "the chain ends at Stranger CA": [*stranger.issue(a).chain, stranger.certificate],
-        "the signature is not by Test CA": impostor.issue(a).chain,
-    }
-    for reason, chain in cases.items():
-        with pytest.raises(CertificateRejected) as caught:
-            verify_chain(chain, authority.trust, AT)
-        assert reason in caught.value.reason
+MATRIX = Matrix()
+
+
+@pytest.mark.parametrize("cell", MATRIX.good(), ids=lambda cell: cell.name)
+def test_good_certificates(cell):
+    at = MATRIX.now.timestamp()
+    assert verify_peer(cell.leaf.chain, MATRIX.root.trust, at, domain=DOMAIN)
+
+
+@pytest.mark.parametrize("cell", MATRIX.bad(), ids=lambda cell: cell.name)
+def test_bad_certificates(cell):
+    assert cell.reason in _reason(cell)
+
+
+def test_every_cause_of_rejection_has_its_own_words():
+    assert len({_reason(cell) for cell in MATRIX.bad()}) == len(MATRIX.bad())
+
+
+def _reason(cell):
+    with pytest.raises(CertificateRejected) as caught:
+        verify_peer(cell.leaf.chain, MATRIX.root.trust, MATRIX.now.timestamp(), domain=DOMAIN)
+    return caught.value.reason
+
+
+def test_no_certificate_is_said_to_be_none(authority):
+    with pytest.raises(CertificateRejected, match="no certificate was presented"):
+        verify_chain([], authority.trust, AT)
+
+
+def test_a_chain_is_good_until_the_first_of_it_lapses(authority):
+    mid = Authority("Mid CA", authority, end=NOW + 5 * DAY)
+    leaf = mid.issue(dns("a.example"), end=NOW + 9 * DAY)
+    assert verify_chain(leaf.chain, authority.trust, AT).not_after == (NOW + 5 * DAY).timestamp()
 
 
 def test_an_expired_authority_is_named():
@@ -254,7 +260,7 @@ def test_each_remote_domain_has_its_own_trust(tmp_path: Path, authority):
 @given(some.binary(max_size=300))
 def test_any_bytes_in_an_other_name_prove_nothing_but_a_domain(data):
     kinds = (srv("x").type_id, xmpp_addr("x").type_id)
-    read = _names([x509.OtherName(kind, data) for kind in kinds], _LEAF)
+    read = _names([x509.OtherName(kind, data) for kind in kinds], [_LEAF])
     for name in read.srv | read.xmpp:
         assert normalise_domain(name) == name
 

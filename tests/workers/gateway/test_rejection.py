@@ -1,7 +1,9 @@
 from datetime import timedelta
 
-from tests.workers.gateway.x509_matrix import CLIENT, NOW, Authority, dns
-from workers.gateway.rejection import explain, has_weak_key, is_for_servers
+from cryptography import x509
+
+from tests.workers.gateway.x509_matrix import CLIENT, NOW, SERVER, Authority, dns
+from workers.gateway.rejection import explain, is_for_servers, may_name, usage_text, weak_key
 
 
 def test_the_leaf_is_blamed_before_its_chain():
@@ -28,4 +30,23 @@ def test_no_word_about_usage_is_good_for_servers():
 
 
 def test_elliptic_keys_are_not_weak():
-    assert not has_weak_key(Authority().certificate)
+    assert not weak_key(Authority().certificate)
+
+
+def test_usages_are_told_by_name():
+    assert usage_text(x509.ExtendedKeyUsage([SERVER, CLIENT])) == "clientAuth, serverAuth"
+    assert usage_text(None) == "not restricted"
+
+
+def test_name_constraints_hold_for_a_domain_and_what_is_below_it():
+    def bound(*, permitted=None, excluded=None):
+        constraints = x509.NameConstraints(permitted, excluded)
+        return Authority(extensions=[constraints]).certificate
+
+    permits = bound(permitted=dns("a.example"))
+    assert may_name(permits, "a.example") and may_name(permits, "x.A.example")
+    assert may_name(permits, "*.a.example")
+    assert not may_name(permits, "xa.example") and not may_name(permits, "example")
+    excludes = bound(excluded=dns("a.example"))
+    assert may_name(excludes, "b.example") and not may_name(excludes, "x.a.example")
+    assert may_name(Authority().certificate, "a.example")

@@ -1,10 +1,11 @@
 """Certificates of every good and bad kind, made with cryptography for tests."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 from cryptography.x509.verification import Store
@@ -14,7 +15,7 @@ from workers.gateway.identity import Trust
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 SERVER = ExtendedKeyUsageOID.SERVER_AUTH
 CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
-Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
 
 def dns(*names: str) -> list[x509.GeneralName]:
@@ -46,16 +47,23 @@ class Authority:
         start: datetime = NOW - timedelta(days=365),
         end: datetime = NOW + timedelta(days=365),
         key_identifiers: bool = True,
+        key: Key | None = None,
+        path_length: int | None = None,
+        is_authority: bool = True,
+        signs: bool = True,
+        extensions: Sequence[x509.ExtensionType] = (),
     ) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.key = key or ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.parent = parent
         self.key_identifiers = key_identifiers
         issuer = parent or self
         builder = _builder(self.name, issuer.name, self.key, start, end).add_extension(
-            x509.BasicConstraints(ca=True, path_length=None), critical=True
+            x509.BasicConstraints(ca=is_authority, path_length=path_length), critical=True
         )
-        builder = builder.add_extension(_key_usage(is_authority=True), critical=True)
+        builder = builder.add_extension(_key_usage(is_authority=signs), critical=True)
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=False)
         if key_identifiers:
             builder = builder.add_extension(
                 x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), critical=False
@@ -83,6 +91,7 @@ class Authority:
         common_name: str = "leaf",
         key: Key | None = None,
         is_authority: bool = False,
+        critical: Sequence[x509.ExtensionType] = (),
     ) -> "Leaf":
         """A leaf with serverAuth only, unless `usage` says otherwise ([]: no EKU at all)."""
         key = key or ec.generate_private_key(ec.SECP256R1())
@@ -92,6 +101,8 @@ class Authority:
         )
         if names is not None:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        for extension in critical:
+            builder = builder.add_extension(extension, critical=True)
         usage = [SERVER] if usage is None else usage
         if usage:
             builder = builder.add_extension(x509.ExtendedKeyUsage(usage), critical=False)
@@ -119,11 +130,17 @@ class Leaf:
         return key + b"".join(c.public_bytes(Encoding.PEM) for c in self.chain)
 
 
-def self_signed(name: str) -> Leaf:
+def self_signed(
+    name: str,
+    *,
+    start: datetime = NOW - timedelta(days=1),
+    end: datetime = NOW + timedelta(days=1),
+    key: Key | None = None,
+) -> Leaf:
     """A leaf that nobody but itself has signed."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = key or ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    builder = _builder(subject, subject, key, NOW - timedelta(days=1), NOW + timedelta(days=1))
+    builder = _builder(subject, subject, key, start, end)
     builder = builder.add_extension(x509.SubjectAlternativeName(dns(name)), critical=False)
     return Leaf([builder.sign(key, hashes.SHA256())], key)
 
