@@ -296,12 +296,14 @@ class Supervisor:
         except ReloadRefused as exc:
             log.error("the configuration stays as it is: %s", exc)
             self._overview.note_error("reload", str(exc))
+            self._overview.reloaded = False
             return Reply(False, f"nothing was changed: {exc}")
         change = reload.changed(self.config, new)
         self.config = reload.merged(self.config, new, "live", "inner")
         reload.write_accepted(self._accepted, self.config)
         logs.set_level(self.config.gateway.log_level)
         self._crew.config = self._overview.settings = self.config
+        self._overview.reloaded = True
         self._reception.command_all("reload")
         return Reply(True, f"certificates and configuration were read again; {change}")
 

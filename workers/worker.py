@@ -250,6 +250,7 @@ class Worker:
             "journal_entries": self.control.journal.entries,
             "restart_needed": self._pending,
             "cpu_seconds": round(time.process_time(), 3),
+            "certificate_expires_at": self.certificates.expires_at(self._config.gateway.domains),
             "degraded": sorted(self.control.degraded),
             "errors": list(self.public.errors),
             "ledger": self.account.snapshot(),

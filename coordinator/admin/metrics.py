@@ -11,10 +11,18 @@ _OUTCOMES = ("accepted", "acknowledged", "bounced", "returned", "replayed")
 _STATES = ("starting", "running", "draining", "stopping", "down")
 
 _PER_WORKER = (
-    ("fedgate_worker_rss_bytes", "Resident memory.", "rss_bytes"),
-    ("fedgate_worker_names", "XML names held, see gateway.max_names.", "names"),
-    ("fedgate_journal_bytes", "Bytes of stanzas that the journal holds.", "journal_bytes"),
-    ("fedgate_journal_entries", "Entries of the journal.", "journal_entries"),
+    ("fedgate_worker_sessions", "gauge", "Sessions open.", "sessions"),
+    ("fedgate_worker_cpu_seconds_total", "counter", "Processor time used.", "cpu_seconds"),
+    ("fedgate_worker_rss_bytes", "gauge", "Resident memory.", "rss_bytes"),
+    ("fedgate_worker_names", "gauge", "XML names held, see gateway.max_names.", "names"),
+    ("fedgate_journal_bytes", "gauge", "Bytes of stanzas that the journal holds.", "journal_bytes"),
+    ("fedgate_journal_entries", "gauge", "Entries of the journal.", "journal_entries"),
+    (
+        "fedgate_certificate_expiry_timestamp_seconds",
+        "gauge",
+        "When the first certificate of our own expires.",
+        "certificate_expires_at",
+    ),
 )
 
 Sample = tuple[Mapping[str, str], float]
@@ -40,6 +48,12 @@ def _own(status: dict[str, Any], overview: Overview) -> list[Family]:
         ("fedgate_ready", "gauge", "1 if anybody accepts.", [({}, float(status["ready"]))]),
         ("fedgate_degraded", "gauge", "1 for each part that is away.", degraded),
         ("fedgate_redis_up", "gauge", "1 if Redis answers.", [({}, float(overview.redis_up))]),
+        (
+            "fedgate_reload_success",
+            "gauge",
+            "0 if the last reload changed nothing, for an error.",
+            [({}, float(overview.reloaded))],
+        ),
         ("fedgate_sessions", "gauge", "Sessions open.", [({}, status["sessions"])]),
         ("fedgate_routes", "gauge", "Routes owned by our workers.", [({}, status["routes"])]),
         (
@@ -58,13 +72,14 @@ def _of_workers(workers: list[dict[str, Any]]) -> list[Family]:
     ]
     # By slot, not by id: an incarnation per label value would leave a dead series at each restart.
     families: list[Family] = [("fedgate_workers", "gauge", "Worker processes by state.", by_state)]
-    for name, help, key in _PER_WORKER:
+    for name, kind, help, key in _PER_WORKER:
+        # What a worker has not said yet is not zero.
         sizes: list[Sample] = [
-            ({"worker": worker["slot"]}, float(worker.get(key) or 0))
+            ({"worker": worker["slot"]}, float(worker[key]))
             for worker in workers
-            if worker["state"] not in ("draining", "stopping")
+            if worker["state"] not in ("draining", "stopping") and worker.get(key) is not None
         ]
-        families.append((name, "gauge", help, sizes))
+        families.append((name, kind, help, sizes))
     return families
 
 

@@ -37,6 +37,8 @@ class Overview:
     ) -> None:
         self.state = "running"
         self.redis_up = True
+        self.reloaded = True
+        """Whether the last reload, if there was one, did what it should."""
         self.started_at = time.time()
         self.settings = config
         """The configuration in force."""

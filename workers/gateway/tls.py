@@ -6,6 +6,7 @@ because public CAs issue no clientAuth certificates any more.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -131,6 +132,11 @@ class OwnCertificates:
         """When the domain's certificate expires (UTC); None if it has none."""
         pair = self.pair_for(domain)
         return pair.not_after if pair is not None else None
+
+    def expires_at(self, domains: Iterable[str]) -> float | None:
+        """When the first of these domains' certificates expires (Unix time); None without any."""
+        ends = [end for end in map(self.not_after, domains) if end is not None]
+        return min(ends).timestamp() if ends else None
 
     def context_for(self, domain: str) -> SSL.Context:
         """For listeners: presents what SNI asks for, else the certificate of `domain`.

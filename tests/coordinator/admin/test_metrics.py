@@ -18,6 +18,7 @@ def test_prometheus_reads_what_the_ledger_and_the_workers_say(
     overview: Overview, connect: Callable[..., Link], config: Config
 ):
     figures = {"rss_bytes": 1024, "names": 7, "journal_bytes": 512, "journal_entries": 2}
+    figures |= {"cpu_seconds": 1.5, "certificate_expires_at": 1e9}
     connect(1, {"sessions": 1, "routes": 4, **figures})
     account = Account.create(account_path(config.gateway.state_dir, "gw1/w1.a"))
     account.outbound[ACCEPTED] += 3
@@ -36,6 +37,12 @@ def test_prometheus_reads_what_the_ledger_and_the_workers_say(
     assert read['fedgate_worker_names{worker="w1"}'] == 7
     assert read['fedgate_journal_bytes{worker="w1"}'] == 512
     assert read['fedgate_journal_entries{worker="w1"}'] == 2
+    assert read['fedgate_worker_sessions{worker="w1"}'] == 1
+    assert read['fedgate_worker_cpu_seconds_total{worker="w1"}'] == 1.5
+    assert read['fedgate_certificate_expiry_timestamp_seconds{worker="w1"}'] == 1e9
+    assert 'fedgate_worker_rss_bytes{worker="w2"}' in read  # down: nothing is held
+    assert 'fedgate_worker_names{worker="w2"}' not in read
+    assert read["fedgate_reload_success"] == 1
     assert read["fedgate_worker_starts_total"] == 1
     assert read['fedgate_degraded{what="worker:w2"}'] == 1
     assert read["fedgate_redis_up"] == 1

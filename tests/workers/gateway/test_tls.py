@@ -141,6 +141,10 @@ def test_a_domain_without_certificate(tmp_path: Path) -> None:
 
     assert certificates.client_context_for("b.example") is None
     assert certificates.not_after("b.example") is None
+    assert certificates.expires_at(["b.example"]) is None
+    first = certificates.not_after("a.example")
+    assert first is not None
+    assert certificates.expires_at(["a.example", "b.example"]) == first.timestamp()
     with pytest.raises(CertificateProblem, match=r"no certificate covers b\.example"):
         certificates.context_for("b.example")
 
