@@ -30,14 +30,21 @@ _REFUSED: tuple[tuple[str, tuple[IPNetwork, ...]], ...] = tuple(
         ("carrier-grade NAT", ("100.64.0.0/10",)),
         ("multicast", ("224.0.0.0/4", "ff00::/8")),
         ("broadcast", ("255.255.255.255/32",)),
-        ("IETF-reserved", ("192.0.0.0/24", "198.18.0.0/15", "240.0.0.0/4", "100::/64")),
-        ("documentation", ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")),
+        # RFC 8215: where in such an address the IPv4 address is, only its own network knows.
+        ("a local translation to IPv4", ("64:ff9b:1::/48",)),
+        ("IETF-reserved", ("192.0.0.0/24", "198.18.0.0/15", "240.0.0.0/4")),
+        ("documentation", ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")),
+        ("documentation", ("2001:db8::/32", "3fff::/20")),
     )
 )
-# Translations that carry an IPv4 address inside: the address inside is what is reached.
-_NAT64 = IPv6Network("64:ff9b::/96")
-_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
-_IPV4_COMPATIBLE = IPv6Network("::/96")
+# All that IANA has given out for unicast; Python's is_global takes much beside it for global.
+_IPV6_UNICAST = IPv6Network("2000::/3")
+# Translations that carry an IPv4 address in their last four bytes: it is what is reached.
+_TRANSLATIONS = (
+    IPv6Network("64:ff9b::/96"),  # NAT64 (RFC 6052)
+    IPv6Network("::ffff:0:0:0/96"),  # SIIT (RFC 2765)
+    IPv6Network("::/96"),  # IPv4-compatible
+)
 
 
 class AddressRefused(Exception):
@@ -58,7 +65,7 @@ class AddressPolicy:
     def check(self, address: str | IPAddress) -> None:
         """Raise `AddressRefused` unless we may connect to this address."""
         try:
-            ip = ip_address(address.partition("%")[0] if isinstance(address, str) else address)
+            ip = ip_address(address)
         except ValueError:
             raise AddressRefused(f"{address!r} is not an IP address") from None
         inner = _inner_ipv4(ip)
@@ -67,6 +74,8 @@ class AddressPolicy:
         if inner is not None and any(_contains(network, inner) for network in self._allowed):
             return
         reason = _why_refused(ip if inner is None else inner)
+        if reason is None and isinstance(ip, IPv6Address) and ip.scope_id is not None:
+            reason = "bound to one of our interfaces"
         if reason is not None:
             raise AddressRefused(
                 f"address {ip} is {reason}; "
@@ -92,7 +101,7 @@ def _why_refused(ip: IPAddress) -> str | None:
     for reason, networks in _REFUSED:
         if any(_contains(network, ip) for network in networks):
             return reason
-    if not ip.is_global:
+    if not ip.is_global or (ip.version == 6 and ip not in _IPV6_UNICAST):
         return "not a public address"
     return None
 
@@ -105,9 +114,7 @@ def _inner_ipv4(ip: IPAddress) -> IPv4Address | None:
         return ip.ipv4_mapped
     if ip.sixtofour is not None:
         return ip.sixtofour
-    if ip in _NAT64 or ip in _LOCAL_NAT64:
-        return IPv4Address(int(ip) & 0xFFFFFFFF)
-    if ip in _IPV4_COMPATIBLE and int(ip) > 1:
+    if int(ip) > 1 and any(ip in network for network in _TRANSLATIONS):
         return IPv4Address(int(ip) & 0xFFFFFFFF)
     if ip.teredo is not None:
         return ip.teredo[1]
