@@ -17,13 +17,23 @@ import msgspec
 
 from coordinator.config import Config
 from workers.gateway.addresses import AddressPolicy, AddressRefused
-from workers.gateway.fetching import Absent, Busy, Fetcher, Unavailable
-from workers.gateway.hostmeta import MAX_TTL, InvalidHostMeta, Target, parse_url
+from workers.gateway.fetching import Busy, Fetcher, Unavailable
+from workers.gateway.hostmeta import (
+    MAX_TARGETS,
+    MAX_TTL,
+    InvalidHostMeta,
+    Target,
+    is_pin,
+    parse_url,
+    target,
+)
+from workers.gateway.lookup import Absent, look_up
 from workers.gateway.resolver import ResolveFailed, Resolver, in_order
 
 log = logging.getLogger(__name__)
 
-MAX_DOMAINS = 10_000  # remembered at once; names are chosen by strangers
+MAX_DOMAINS = 10_000  # remembered at once of those that we have looked up for ourselves
+MAX_HEARD = 2_000  # beside these, that strangers made us look up
 STALE_RETRY = 60.0  # seconds until a domain is asked again after a refresh has failed
 STALE_KEEP = float(MAX_TTL)  # seconds that an expired document may still serve as a last resort
 _CLOCK_SKEW = 300.0  # seconds that another machine's clock may be ahead
@@ -108,8 +118,11 @@ class Discovery:
             resolver, self._policy, config.trust_for, timeout=config.discovery.timeout
         )
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        # What strangers made us look up stays here: they must not push out what we need, nor fill
+        # Redis with names. What was found there serves us, too; what was not is asked anew.
+        self._heard: OrderedDict[str, _Entry] = OrderedDict()
         self._native_until: OrderedDict[str, float] = OrderedDict()
-        self._flights: dict[tuple[str, bool], asyncio.Task[_Entry]] = {}
+        self._flights: dict[tuple[str, str], asyncio.Task[_Entry]] = {}
         self._background: set[asyncio.Task[Any]] = set()
 
     async def close(self) -> None:
@@ -120,18 +133,26 @@ class Discovery:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._fetcher.close()
 
-    async def find(self, domain: str, *, for_stranger: bool = False) -> Discovered:
+    async def find(self, domain: str, *, asker: str = "") -> Discovered:
         """How to reach the domain. Never raises; takes up to about `discovery.timeout` seconds.
 
-        `for_stranger`: a peer that has proved nothing asks; such lookups wait behind each other.
+        `asker`: the address of a peer that has proved nothing and makes us look, "" for ourselves.
+        Such lookups are limited (see `Fetcher.turn`) and tell nothing to steering and to others.
         """
         decided = self._decided(domain)
         if decided is not None:
             return decided
         entry = self._entries.get(domain)
-        if entry is None or self._now() >= entry.expires_at:
-            entry = await self._look_up_once(domain, for_stranger=for_stranger)
+        if asker and not self._is_fresh(entry):
+            entry = self._heard.get(domain)
+        if entry is None or not self._is_fresh(entry):
+            entry = await self._look_up_once(domain, asker)
+        elif domain in self._entries:
+            self._entries.move_to_end(domain)
         return self._discovered(domain, entry)
+
+    def _is_fresh(self, entry: _Entry | None) -> bool:
+        return entry is not None and self._now() < entry.expires_at
 
     async def addresses(self, found: Discovered, target: Target) -> list[str]:
         """The addresses to connect to for a target, all of which pass the address policy.
@@ -174,7 +195,7 @@ class Discovery:
             self._start(self._recall(domain))
             return False
         if self._now() >= entry.expires_at:
-            self._start(self._look_up_once(domain))
+            self._start(self._look_up_once(domain, ""))
         return not entry.targets
 
     def mark_native(self, domain: str, seconds: float | None = None) -> None:
@@ -182,32 +203,23 @@ class Discovery:
         if seconds is None:
             seconds = self._config.discovery.native_ttl
         self._native_until[domain] = self._now() + seconds
-        _bound(self._native_until)
+        _bound(self._native_until, MAX_DOMAINS)
 
     def mark_working(self, domain: str) -> None:
         """Take back `mark_native`: a session to the domain was authenticated over wss."""
         self._native_until.pop(domain, None)
 
-    def delegated_hosts(self, domain: str) -> frozenset[str]:
-        """Hosts whose certificate may stand for the domain, as far as is known now.
+    async def learn_delegated_hosts(self, domain: str, *, asker: str) -> frozenset[str]:
+        """Hosts whose certificate may stand for the domain.
 
         Learned over verified HTTPS or from configuration (XEP-0156 §2.2, XEP-0487 §2.2), so good
-        for certificates of servers and of clients.
+        for certificates of servers and of clients. For inbound streams call it only when the peer
+        showed a certificate that verifies and yet does not cover `domain`: strangers must not make
+        us fetch for nothing.
         """
-        decided = self._decided(domain)
-        entry = self._entries.get(domain)
-        targets = decided.targets if decided else entry.targets if entry else ()
-        names = {name for target in targets for name in (target.host, target.sni) if name}
+        found = await self.find(domain, asker=asker)
+        names = {name for each in found.targets for name in (each.host, each.sni) if name}
         return frozenset(name for name in names if not _is_literal(name))
-
-    async def learn_delegated_hosts(self, domain: str) -> frozenset[str]:
-        """Like `delegated_hosts`, after `find`.
-
-        For inbound streams call it only when the peer showed a certificate that verifies and yet
-        does not cover `domain`: strangers must not make us fetch for nothing.
-        """
-        await self.find(domain, for_stranger=True)
-        return self.delegated_hosts(domain)
 
     def _decided(self, domain: str) -> Discovered | None:
         """What configuration alone says."""
@@ -246,51 +258,64 @@ class Discovery:
         del self._native_until[domain]
         return False
 
-    async def _look_up_once(self, domain: str, *, for_stranger: bool = False) -> _Entry:
-        """One lookup at a time for each domain, however many ask.
+    async def _look_up_once(self, domain: str, asker: str) -> _Entry:
+        """One lookup at a time for each domain and asker, however many ask.
 
         A stranger joins our own lookup; we do not stand in line with a stranger's.
         """
-        own = self._flights.get((domain, False))
-        flight = (domain, for_stranger and own is None)
+        flight = (domain, "" if (domain, "") in self._flights else asker)
         task = self._flights.get(flight)
         if task is None:
-            work = self._look_up(domain, for_stranger=for_stranger)
+            work = self._look_up(domain, asker)
             task = self._flights[flight] = asyncio.create_task(work, name=f"discover {domain}")
             task.add_done_callback(lambda _: self._flights.pop(flight, None))
         return await asyncio.shield(task)
 
-    async def _look_up(self, domain: str, *, for_stranger: bool) -> _Entry:
+    async def _look_up(self, domain: str, asker: str) -> _Entry:
         known = await self._recall(domain)
-        now = self._now()
-        if known is not None and now < known.expires_at:
+        if known is not None and self._is_fresh(known):
             return known
+        heard = self._heard.get(domain)
         try:
-            document = await self._fetcher.fetch(domain, for_stranger=for_stranger)
+            if not asker and heard is not None and heard.targets and self._is_fresh(heard):
+                return await self._keep(domain, heard)
+            entry = await self._ask(domain, asker)
         except Busy as exc:
             return known or self._absence(exc.reason)  # says nothing about the domain
-        except Absent as exc:
-            return await self._keep(domain, self._absence(exc.reason))
         except Unavailable as exc:
-            if known is None or not known.targets or now > known.fetched_at + STALE_KEEP:
-                absence = self._absence(exc.reason)
-                if not exc.is_ours:
-                    return await self._keep(domain, absence)
-                # Our own network or DNS is the cause: tell no other worker, and ask again soon.
-                soon = min(absence.expires_at, absence.fetched_at + STALE_RETRY)
-                absence = replace(absence, expires_at=soon)
-                self._remember(domain, absence)
-                return absence
-            log.warning("%s: using expired host-meta: %s", domain, exc.reason)
-            stale = replace(known, source="stale", reason=exc.reason, expires_at=now + STALE_RETRY)
-            self._remember(domain, stale)
-            return stale
+            return await self._without_answer(domain, known, exc, asker)
+        return self._hear(domain, entry) if asker else await self._keep(domain, entry)
+
+    async def _ask(self, domain: str, asker: str) -> _Entry:
+        try:
+            document = await look_up(self._fetcher, domain, asker=asker)
+        except Absent as exc:
+            return self._absence(exc.reason)
         ttl = document.ttl or min(self._config.discovery.ttl, MAX_TTL)
         now = self._now()
         reason = "published in its host-meta"
-        return await self._keep(
-            domain, _Entry(document.targets, document.pins, now, now + ttl, "host-meta", reason)
-        )
+        return _Entry(document.targets, document.pins, now, now + ttl, "host-meta", reason)
+
+    async def _without_answer(
+        self, domain: str, known: _Entry | None, failure: Unavailable, asker: str
+    ) -> _Entry:
+        """XEP-0487 §3.2: expired data serves as the last resort."""
+        now = self._now()
+        entry = self._absence(failure.reason)
+        is_old = known is None or now > known.fetched_at + STALE_KEEP
+        if known is not None and known.targets and not is_old:
+            log.warning("%s: using expired host-meta: %s", domain, failure.reason)
+            soon = now + STALE_RETRY
+            entry = replace(known, source="stale", reason=failure.reason, expires_at=soon)
+        elif failure.is_ours:
+            # Our own network or DNS is the cause: tell no other worker, and ask again soon.
+            entry = replace(entry, expires_at=min(entry.expires_at, now + STALE_RETRY))
+        elif not asker:
+            return await self._keep(domain, entry)
+        if asker:
+            return self._hear(domain, entry)
+        self._remember(domain, entry)
+        return entry
 
     def _absence(self, reason: str) -> _Entry:
         now = self._now()
@@ -302,10 +327,17 @@ class Discovery:
         await self._save(domain, _encode(entry), max(int(keep), 1))
         return entry
 
+    def _hear(self, domain: str, entry: _Entry) -> _Entry:
+        """Keep what a stranger made us find, in this worker alone."""
+        self._heard[domain] = entry
+        self._heard.move_to_end(domain)
+        _bound(self._heard, MAX_HEARD)
+        return entry
+
     def _remember(self, domain: str, entry: _Entry) -> None:
         self._entries[domain] = entry
         self._entries.move_to_end(domain)
-        _bound(self._entries)
+        _bound(self._entries, MAX_DOMAINS)
 
     async def _recall(self, domain: str) -> _Entry | None:
         """The best of memory and shared memory, fresh or not."""
@@ -323,8 +355,8 @@ class Discovery:
         task.add_done_callback(self._background.discard)
 
 
-def _bound(memory: OrderedDict[str, Any]) -> None:
-    while len(memory) > MAX_DOMAINS:
+def _bound(memory: OrderedDict[str, Any], most: int) -> None:
+    while len(memory) > most:
         memory.popitem(last=False)
 
 
@@ -351,8 +383,8 @@ def _decode(payload: bytes, now: float) -> _Entry | None:
     try:
         stored = msgspec.json.decode(payload, type=_Stored)
         targets = tuple(
-            parse_url(t.url, ips=tuple(t.ips), priority=t.priority, weight=t.weight, sni=t.sni)
-            for t in stored.targets
+            target(each.url, ips=each.ips, priority=each.priority, weight=each.weight, sni=each.sni)
+            for each in stored.targets[:MAX_TARGETS]
         )
     except (msgspec.DecodeError, InvalidHostMeta, RecursionError):
         return None
@@ -360,7 +392,7 @@ def _decode(payload: bytes, now: float) -> _Entry | None:
         return None
     return _Entry(
         targets,
-        tuple(stored.pins),
+        tuple(filter(is_pin, stored.pins[:MAX_TARGETS])),
         stored.fetched_at,
         stored.fetched_at + stored.ttl,
         "cache",

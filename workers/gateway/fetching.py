@@ -1,4 +1,4 @@
-"""Fetches the host-meta documents of remote domains over HTTPS, trusting nobody on the way.
+"""Fetches small documents of remote domains over HTTPS, trusting nobody on the way.
 
 Names, addresses, redirects and bodies are chosen by strangers: every address passes the address
 policy when resolved and when the socket is made, certificates are verified, everything is bounded.
@@ -8,8 +8,9 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -17,25 +18,29 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from coordinator.configvalue import normalise_host
+from coordinator.domains import InvalidDomain
 from workers.gateway.addresses import AddressPolicy, AddressRefused
-from workers.gateway.hostmeta import (
-    JSON_PATH,
-    MAX_DOCUMENT,
-    XRD_PATH,
-    HostMeta,
-    InvalidHostMeta,
-    parse_json,
-    parse_xrd,
-)
+from workers.gateway.gate import Gate
+from workers.gateway.herd import site_of
+from workers.gateway.hostmeta import MAX_DOCUMENT
 from workers.gateway.identity import TrustProblem, load_trust
 from workers.gateway.resolver import ResolveFailed, Resolver
 
 MAX_REDIRECTS = 3
-MAX_FETCHES = 32  # at once in one worker
-MAX_STRANGERS_FETCHES = MAX_FETCHES // 2  # of these, for domains that strangers named
-SLOT_TIMEOUT = 2.0  # seconds to wait for one of them
+MAX_ADDRESSES = 4  # of one host; aiohttp tries those behind one that failed again, so 10 times
+MAX_URL = 2048  # characters
+MAX_TURNS = 32  # at once in one worker, for ourselves
+# Beside these for strangers, in all, and for what one of them may be to blame.
+MAX_STRANGERS_TURNS = 64
+MAX_TURNS_FROM = 16  # for one stranger's address
+MAX_TURNS_ABOUT = 4  # about one site
+LEAST_TURN = 0.5  # seconds that a stranger's place is taken at least: so places bound the rate
+PLACE_TIMEOUT = 4.0  # seconds to wait for a place
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({404, 410})
+
+Get = Callable[[str], Awaitable[bytes]]
 
 
 class FetchFailed(Exception):
@@ -46,12 +51,12 @@ class FetchFailed(Exception):
         self.reason = reason
 
 
-class Absent(FetchFailed):
-    """The domain says, over verified HTTPS, that it offers no s2s over WebSocket."""
+class NotFound(FetchFailed):
+    """The web server says, over verified HTTPS, that there is no such document (404, 410)."""
 
 
 class Unavailable(FetchFailed):
-    """The domain could not be asked, or its answer makes no sense.
+    """The web server could not be asked, or not in time.
 
     `is_ours`: the cause seems to be on our side (DNS does not answer, the network is unreachable).
     """
@@ -59,6 +64,10 @@ class Unavailable(FetchFailed):
     def __init__(self, reason: str, *, is_ours: bool = False) -> None:
         super().__init__(reason)
         self.is_ours = is_ours
+
+
+class BadAnswer(Unavailable):
+    """The web server answers, but not with a document that we take: another one may do better."""
 
 
 class Busy(FetchFailed):
@@ -74,7 +83,12 @@ class _NoDns(_NotPermitted):
 
 
 class Fetcher:
-    """GETs host-meta.json and, when it has no answer, the host-meta XRD."""
+    """GETs of documents that strangers name: https on port 443 alone, also after redirects.
+
+    Promised for every GET: only addresses that the policy permits are connected to; the certificate
+    is verified for the URL's host with the domain's trust; at most `MAX_REDIRECTS` redirects; at
+    most `MAX_DOCUMENT` bytes, never inflated; no cookies, no proxies, no user part in the URL.
+    """
 
     HTTPS_PORT = 443  # RFC 6415: the default port of https, never another
 
@@ -90,74 +104,83 @@ class Fetcher:
         self._policy = policy
         self._trust_for = trust_for
         self._timeout = timeout
-        self._slots = asyncio.Semaphore(MAX_FETCHES)
-        self._strangers_slots = asyncio.Semaphore(MAX_STRANGERS_FETCHES)
+        self._places = asyncio.Semaphore(MAX_TURNS)
+        self._strangers_places = Gate(MAX_STRANGERS_TURNS)
+        self._leaving: set[asyncio.Task[None]] = set()
         self._contexts: dict[str, ssl.SSLContext] = {}
         self._checked_resolver = _CheckedResolver(resolver, policy)
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
         """Close what is open; the fetcher may not be used again."""
+        for task in self._leaving:
+            task.cancel()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
 
-    async def fetch(self, domain: str, *, for_stranger: bool = False) -> HostMeta:
-        """The domain's document, with at least one target.
+    @asynccontextmanager
+    async def turn(self, domain: str, *, asker: str = "") -> AsyncIterator[Get]:
+        """`async with fetcher.turn(domain) as get: body = await get("https://…")`.
 
-        Raises `Absent`, `Unavailable` or `Busy`. What strangers ask for leaves slots free.
+        One turn is for one question about a (normalised) domain, which may take several GETs; all
+        of them share one place and one timeout, and what the block does raises `Unavailable` when
+        that is over. `asker` is the address of a stranger who makes us ask, "" for ourselves: the
+        turns of strangers never wait before ours, and are limited for each of them, and about each
+        site, in number and rate.
+
+        Raises `Busy` when there was no place within `PLACE_TIMEOUT` seconds. `get` raises
+        `NotFound`, `BadAnswer` and `Unavailable`, and nothing else for whatever strangers do.
         """
+        async with self._place(domain, asker):
+            try:
+                async with asyncio.timeout(self._timeout):
+                    yield partial(self._get, self._trust_for(domain))
+            except TimeoutError:
+                raise Unavailable(f"{domain} gave no answer within {self._timeout:g} s") from None
+
+    @asynccontextmanager
+    async def _place(self, domain: str, asker: str) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             try:
-                async with asyncio.timeout(SLOT_TIMEOUT):
-                    if for_stranger:
-                        await stack.enter_async_context(self._strangers_slots)
-                    await stack.enter_async_context(self._slots)
+                async with asyncio.timeout(PLACE_TIMEOUT):
+                    if asker:
+                        limits = (
+                            (f"from {asker}", MAX_TURNS_FROM),
+                            (f"about {site_of(domain)}", MAX_TURNS_ABOUT),
+                        )
+                        await stack.enter_async_context(self._strangers_places.enter(*limits))
+                    else:
+                        await stack.enter_async_context(self._places)
             except TimeoutError:
                 raise Busy(f"{domain} was not looked up: too many lookups at once") from None
-            return await self._fetch_in_time(domain)
+            if asker:
+                self._keep_for_a_while(stack.pop_all(), stack)
+            yield
 
-    async def _fetch_in_time(self, domain: str) -> HostMeta:
-        try:
-            async with asyncio.timeout(self._timeout):
-                return await self._fetch(domain)
-        except TimeoutError:
-            raise Unavailable(
-                f"{domain} gave no host-meta within {self._timeout:g} seconds"
-            ) from None
+    def _keep_for_a_while(self, place: AsyncExitStack, turn: AsyncExitStack) -> None:
+        """Give the place back when the turn and `LEAST_TURN` are both over."""
+        is_over = asyncio.Event()
+        turn.callback(is_over.set)
 
-    async def _fetch(self, domain: str) -> HostMeta:
-        unclear = ""
-        try:
-            document = parse_json(await self._get(domain, JSON_PATH))
-            if document.targets:
-                return document
-            if document.problems:
-                unclear = f"host-meta.json of {domain}: {document.problems[0]}"
-            elif document.is_complete:
-                raise Absent(f"host-meta.json of {domain} lists no s2s WebSocket")
-        except InvalidHostMeta as exc:
-            unclear = f"host-meta.json of {domain}: {exc}"
-        except _NotFound:
-            pass
-        try:
-            document = parse_xrd(await self._get(domain, XRD_PATH))
-            if document.targets:
-                return document
-        except (InvalidHostMeta, _NotFound):
-            pass
-        if unclear:
-            raise Unavailable(unclear)
-        raise Absent(f"{domain} publishes no s2s WebSocket in its host-meta")
+        async def leave() -> None:
+            async with place:
+                await asyncio.sleep(LEAST_TURN)
+                await is_over.wait()
 
-    async def _get(self, domain: str, path: str) -> bytes:
-        url = URL.build(scheme="https", host=domain, port=self.HTTPS_PORT, path=path)
-        context = self._context(self._trust_for(domain))
+        task = asyncio.create_task(leave())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def _get(self, trust: str, address: str) -> bytes:
+        url = self._permitted(address)
+        context = self._context(trust)
         for _ in range(MAX_REDIRECTS + 1):
             body_or_location = await self._get_once(url, context)
             if isinstance(body_or_location, bytes):
                 return body_or_location
-            url = self._redirected(url, body_or_location)
-        raise Unavailable(f"host-meta of {domain} redirects more than {MAX_REDIRECTS} times")
+            url = self._permitted(body_or_location, url)
+        raise BadAnswer(f"{address} redirects more than {MAX_REDIRECTS} times")
 
     async def _get_once(self, url: URL, context: ssl.SSLContext) -> bytes | str:
         """The body, or the location to go on to."""
@@ -166,39 +189,39 @@ class Fetcher:
                 if response.status in _REDIRECTS:
                     return response.headers.get("Location", "")
                 if response.status in _GONE:
-                    raise _NotFound
+                    raise NotFound(f"{url} does not exist")
                 if response.status != 200:
-                    raise Unavailable(f"{url} answers with HTTP status {response.status}")
+                    raise BadAnswer(f"{url} answers with HTTP status {response.status}")
                 if response.headers.get("Content-Encoding", "identity") != "identity":
-                    raise Unavailable(f"{url} is compressed, though we asked for it as it is")
+                    raise BadAnswer(f"{url} is compressed, though we asked for it as it is")
                 return await _read(response, url)
         except aiohttp.ClientError as exc:
             raise Unavailable(_reason(url, exc), is_ours=_is_ours(exc)) from exc
         except (ValueError, OSError) as exc:
-            raise Unavailable(f"cannot fetch {url}: {exc}") from exc
+            raise Unavailable(f"cannot fetch {url}: {str(exc)[:200]}") from exc
 
-    def _redirected(self, url: URL, location: str) -> URL:
+    def _permitted(self, text: str, base: URL | None = None) -> URL:
+        """The URL, if we may ask there; `base` is the one that redirects to it."""
+        said = f"{base} redirects to" if base else "the URL is"
+        if not text or len(text) > MAX_URL:
+            raise BadAnswer(f"{said} nowhere, or longer than {MAX_URL} characters")
         try:
-            target = url.join(URL(location))
-            host = target.host or ""
-        except ValueError as exc:
-            raise Unavailable(f"{url} redirects to a malformed address: {exc}") from None
-        if not location or not host or len(location) > 2048:
-            raise Unavailable(f"{url} redirects to nowhere")
-        if target.scheme != "https" or target.port != self.HTTPS_PORT:
-            raise Unavailable(f"{url} redirects to {str(target)[:200]}, which is not https on 443")
-        if target.user is not None or target.password is not None:
-            raise Unavailable(f"{url} redirects to an address with a user part")
-        try:
-            ip_address(host)
-        except ValueError:
-            return target
-        try:
-            # aiohttp asks no resolver for literals, so this is the place to check them first.
-            self._policy.check(host)
-        except AddressRefused as exc:
-            raise Unavailable(f"{url} redirects to {host}: {exc.reason}") from None
-        return target
+            url = base.join(URL(text)) if base else URL(text)
+            host = normalise_host(url.raw_host or "")
+            port = url.port
+        except (ValueError, InvalidDomain) as exc:
+            raise BadAnswer(f"{said} a malformed address: {str(exc)[:200]}") from None
+        if url.scheme != "https" or port != self.HTTPS_PORT:
+            raise BadAnswer(f"{said} {str(url)[:200]}, which is not https on 443")
+        if url.user is not None or url.password is not None:
+            raise BadAnswer(f"{said} an address with a user part")
+        if _is_literal(host):
+            try:
+                # aiohttp asks no resolver for literals, so this is the place to check them first.
+                self._policy.check(host)
+            except AddressRefused as exc:
+                raise BadAnswer(f"{said} {host}: {exc.reason}") from None
+        return url
 
     def _context(self, source: str) -> ssl.SSLContext:
         context = self._contexts.get(source)
@@ -221,7 +244,7 @@ class Fetcher:
                     socket_factory=self._make_socket,
                     use_dns_cache=False,
                     force_close=True,
-                    limit=MAX_FETCHES,
+                    limit=0,  # places limit them
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
@@ -239,10 +262,6 @@ class Fetcher:
         except AddressRefused as exc:
             raise _NotPermitted(exc.reason) from None
         return socket.socket(family, kind, protocol)
-
-
-class _NotFound(Exception):
-    """The web server has no such document."""
 
 
 class _CheckedResolver(AbstractResolver):
@@ -274,7 +293,7 @@ class _CheckedResolver(AbstractResolver):
                 proto=0,
                 flags=socket.AI_NUMERICHOST,
             )
-            for address in permitted
+            for address in permitted[:MAX_ADDRESSES]
         ]
 
     async def close(self) -> None:
@@ -286,8 +305,16 @@ async def _read(response: aiohttp.ClientResponse, url: URL) -> bytes:
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > MAX_DOCUMENT:
-            raise Unavailable(f"{url} is larger than {MAX_DOCUMENT} bytes")
+            raise BadAnswer(f"{url} is larger than {MAX_DOCUMENT} bytes")
     return bytes(body)
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_ours(error: aiohttp.ClientError) -> bool:

@@ -35,10 +35,11 @@ class Key(NamedTuple):
 
 def key_for(domain: str, address: str) -> Key:
     """The key of a connection to a remote domain at an IP address."""
-    return Key(_site_of(domain), _network_of(address))
+    return Key(site_of(domain), _network_of(address))
 
 
-def _site_of(domain: str) -> str:
+def site_of(domain: str) -> str:
+    """The part of a domain under which its owner may make up names without end."""
     labels = domain.split(".")
     is_registry = len(labels) > 2 and labels[-2] in _REGISTRIES and len(labels[-1]) == 2
     return ".".join(labels[-3 if is_registry else -2 :])

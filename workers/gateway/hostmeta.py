@@ -151,34 +151,38 @@ def parse_json(data: bytes) -> HostMeta:
         try:
             link = msgspec.json.decode(raw, type=_Link)
             if link.rel == S2S_WEBSOCKET:
-                targets.append(_target(link))
+                targets.append(_target_of(link))
         except (msgspec.DecodeError, InvalidHostMeta, RecursionError) as exc:
             problems.append(str(exc))
     xmpp = document.xmpp
     return HostMeta(
         tuple(targets[:MAX_TARGETS]),
         None if xmpp is None else min(max(xmpp.ttl, MIN_TTL), MAX_TTL),
-        () if xmpp is None else tuple(filter(_is_pin, xmpp.public_key_pins_sha_256))[:MAX_TARGETS],
+        () if xmpp is None else tuple(filter(is_pin, xmpp.public_key_pins_sha_256))[:MAX_TARGETS],
         tuple(problems[:MAX_TARGETS]),
     )
 
 
-def _target(link: _Link) -> Target:
-    for name, value in (("priority", link.priority), ("weight", link.weight)):
+def _target_of(link: _Link) -> Target:
+    return target(link.href, ips=link.ips, priority=link.priority, weight=link.weight, sni=link.sni)
+
+
+def target(url: str, *, ips: Sequence[str], priority: int, weight: int, sni: str) -> Target:
+    """Check the fields of a link (XEP-0487 §2.1). Raises `InvalidHostMeta`."""
+    for name, value in (("priority", priority), ("weight", weight)):
         if not 0 <= value <= 65535:
             raise InvalidHostMeta(f"{name} {value} is not in 0..65535")
-    ips = []
-    for text in link.ips[:MAX_IPS]:
+    literals = []
+    for text in ips[:MAX_IPS]:
         try:
-            ips.append(str(ip_address(text)))
+            literals.append(str(ip_address(text)))
         except ValueError:
             continue  # XEP-0487 wants literals; the others may still be good
-    return parse_url(
-        link.href, ips=tuple(ips), priority=link.priority, weight=link.weight, sni=link.sni
-    )
+    return parse_url(url, ips=tuple(literals), priority=priority, weight=weight, sni=sni)
 
 
-def _is_pin(text: str) -> bool:
+def is_pin(text: str) -> bool:
+    """Whether the text is a SHA-256 in base64, as XEP-0487 writes the pin of a key."""
     try:
         return len(b64decode(text, validate=True)) == 32
     except ValueError:

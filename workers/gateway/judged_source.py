@@ -83,7 +83,7 @@ class JudgedSource(InboundSource):
         if names.covers(domain):
             return ""
         # Only now may a stranger make us fetch: its certificate is genuine.
-        hosts = await listener.discovery.learn_delegated_hosts(domain)
+        hosts = await listener.discovery.learn_delegated_hosts(domain, asker=self._asker)
         if names.covers(domain, hosts):
             return ""
         return f"the certificate is for {names}, not for {domain}"

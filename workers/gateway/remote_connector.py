@@ -63,7 +63,7 @@ class RemoteConnector:
         owner: SessionOwner,
         *,
         verify_only: bool = False,
-        for_stranger: bool = False,
+        asker: str = "",
         resume: Suspended | None = None,
         queued: bool = False,
     ) -> WebSocketSession:
@@ -71,10 +71,10 @@ class RemoteConnector:
 
         With `verify_only` the stream is not authenticated: it may only carry `send_verify`.
         `resume`: the lost stream to go on with, if the remote agrees (`stream.resumed`).
-        `for_stranger`: a peer that has proved nothing named the domain. `queued`: stanzas wait for
-        the session, so it goes before others when many connect.
+        `asker`: the address of a peer that has proved nothing and named the domain. `queued`:
+        stanzas wait for the session, so it goes before others when many connect.
         """
-        found = await self._discovery.find(remote, for_stranger=for_stranger)
+        found = await self._discovery.find(remote, asker=asker)
         if found.blocked:
             raise HopFailed(found.reason, resolved=True)
         if not found.targets:

@@ -53,7 +53,7 @@ class Verifier:
 
         async def connect(owner: SessionOwner) -> Session:
             return await self._remote.connect(
-                pair.local, pair.remote, owner, verify_only=True, for_stranger=bool(asker)
+                pair.local, pair.remote, owner, verify_only=True, asker=asker
             )
 
         gate = self._for_strangers if asker else self._for_local

@@ -12,9 +12,8 @@ from coordinator.config import Discovery as DiscoveryOptions
 from tests.workers.gateway.https_server import HttpsServer, ok, status
 from tests.workers.gateway.stub_dns import StubDns
 from tests.workers.gateway.x509_matrix import Authority, dns
-from workers.gateway import fetching
 from workers.gateway.discovery import STALE_KEEP, STALE_RETRY, Discovery, NoUsableAddress
-from workers.gateway.fetching import Fetcher
+from workers.gateway.fetching import MAX_TURNS_FROM, Fetcher
 from workers.gateway.hostmeta import S2S_WEBSOCKET, parse_url
 from workers.gateway.resolver import Resolver
 
@@ -365,10 +364,10 @@ async def test_hosts_and_sni_names_are_delegated_to(scene):
         link("gw.a.example", sni="Front.Hoster.example"), link("93.184.216.34")
     )
     discovery = scene.discovery({"c.example": Remote(url="wss://gw.c.example/")})
-    assert discovery.delegated_hosts("a.example") == frozenset()
-    learned = await discovery.learn_delegated_hosts("a.example")
+    learned = await discovery.learn_delegated_hosts("a.example", asker="192.0.2.1")
     assert learned == {"gw.a.example", "front.hoster.example"}
-    assert discovery.delegated_hosts("c.example") == {"gw.c.example"}
+    learned = await discovery.learn_delegated_hosts("c.example", asker="192.0.2.1")
+    assert learned == {"gw.c.example"}
 
 
 @pytest.mark.parametrize("domain", ["127.0.0.1", "2001:db8::1"])
@@ -390,6 +389,8 @@ async def test_nonsense_in_redis_is_as_good_as_nothing(scene):
         good | {"ttl": -1},
         good | {"targets": [target | {"url": "http://127.0.0.1/"}]},
         good | {"targets": [target | {"sni": "a b"}]},
+        good | {"targets": [target | {"weight": -1}]},
+        good | {"targets": [target | {"priority": 1 << 40}]},
     ]
     for number, payload in enumerate(hostile, start=2):
         encoded = payload if isinstance(payload, bytes) else msgspec.json.encode(payload)
@@ -424,27 +425,72 @@ async def test_closing_ends_what_is_under_way(scene):
         await waiting
 
 
-async def test_strangers_lookups_leave_places_for_ours_and_prove_nothing(scene, monkeypatch):
-    monkeypatch.setattr(fetching, "MAX_STRANGERS_FETCHES", 1)
-    monkeypatch.setattr(fetching, "SLOT_TIMEOUT", 0.05)
+STRANGER = "192.0.2.1"
+
+
+async def test_what_strangers_make_us_find_stays_here(scene):
     discovery = scene.discovery()
-    hanging = asyncio.Event()
-    original = discovery._fetcher._fetch
+    assert (await discovery.find("a.example", asker=STRANGER)).targets
+    assert (await discovery.find("native.example", asker=STRANGER)).native
+    assert scene.shared == {}
+    assert not discovery.is_native("native.example")
+    asked = len(scene.web.asked)
+    assert (await discovery.find("a.example", asker=STRANGER)).targets
+    assert (await discovery.find("native.example", asker="192.0.2.2")).native
+    assert len(scene.web.asked) == asked
 
-    async def fetch(domain):
-        if domain == "slow.example":
-            await hanging.wait()
-        return await original(domain)
 
-    monkeypatch.setattr(discovery._fetcher, "_fetch", fetch)
-    slow = asyncio.create_task(discovery.find("slow.example", for_stranger=True))
-    await asyncio.sleep(0)
-    refused = asyncio.create_task(discovery.find("a.example", for_stranger=True))
-    await asyncio.sleep(0)
-    assert (await discovery.find("a.example")).targets  # not in line with the stranger's
-    assert "too many lookups" in (await discovery.find("b.example", for_stranger=True)).reason
-    assert "b.example" not in scene.shared
-    assert (await refused).targets or "too many" in (await refused).reason
+async def test_what_strangers_found_is_good_for_us_what_they_did_not_find_is_not(scene):
+    scene.web.answers["b.example", JSON] = status(503)
+    discovery = scene.discovery()
+    await discovery.find("a.example", asker=STRANGER)
+    await discovery.find("b.example", asker=STRANGER)
     assert (await discovery.find("a.example")).targets
-    hanging.set()
-    await slow
+    assert (scene.fetches, list(scene.shared)) == (1, ["a.example"])
+    scene.web.answers["b.example", JSON] = document(link())
+    assert (await discovery.find("b.example")).targets
+    assert not (await discovery.find("b.example")).native
+
+
+async def test_names_of_strangers_do_not_push_out_ours(scene, monkeypatch):
+    monkeypatch.setattr("workers.gateway.discovery.MAX_HEARD", 2)
+    discovery = scene.discovery()
+    await discovery.find("a.example")
+    for number in range(4):
+        await discovery.find(f"{number}.native.example", asker=STRANGER)
+    assert len(discovery._heard) == 2
+    scene.shared.clear()
+    assert (await discovery.find("a.example")).targets
+    assert scene.fetches == 1
+
+
+async def test_a_stranger_is_told_what_we_know(scene):
+    discovery = scene.discovery()
+    await discovery.find("a.example")
+    assert (await discovery.find("a.example", asker=STRANGER)).targets
+    scene.web.answers["a.example", JSON] = status(500)
+    scene.now += TTL
+    assert (await discovery.find("a.example", asker=STRANGER)).source == "stale"
+    assert discovery._entries["a.example"].source == "host-meta"
+
+
+async def test_who_comes_when_all_places_are_taken_proves_nothing(scene, monkeypatch):
+    monkeypatch.setattr("workers.gateway.fetching.PLACE_TIMEOUT", 0.05)
+    scene.web.answers["a.example", JSON] = never
+    discovery = scene.discovery()
+    many = [discovery.find(f"{n}.example", asker=STRANGER) for n in range(MAX_TURNS_FROM)]
+    for n in range(MAX_TURNS_FROM):
+        scene.dns.records[f"{n}.example", "A"] = None  # no answer
+    slow = [asyncio.create_task(each) for each in many]
+    await asyncio.sleep(0.1)
+    assert "too many lookups" in (await discovery.find("b.example", asker=STRANGER)).reason
+    assert "b.example" not in discovery._heard
+    scene.web.answers["b.example", JSON] = document(link())
+    assert (await discovery.find("b.example", asker="192.0.2.2")).targets
+    for each in slow:
+        each.cancel()
+    await asyncio.gather(*slow, return_exceptions=True)
+
+
+async def never(writer: asyncio.StreamWriter) -> None:
+    await asyncio.Event().wait()

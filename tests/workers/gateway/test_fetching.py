@@ -6,129 +6,35 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.workers.gateway.https_server import HttpsServer, ok, status
-from tests.workers.gateway.stub_dns import StubDns
+from tests.workers.gateway.https_server import ok, status
+from tests.workers.gateway.tcp import silent_listener
+from tests.workers.gateway.web_scene import ADDRESS, DOCUMENT, JSON, WebScene
 from tests.workers.gateway.x509_matrix import CLIENT, Authority, dns
+from workers.gateway import fetching
 from workers.gateway.addresses import AddressPolicy
-from workers.gateway.fetching import Absent, Fetcher, Unavailable
-from workers.gateway.hostmeta import MAX_DOCUMENT, S2S_WEBSOCKET
-from workers.gateway.resolver import Resolver
-
-ADDRESS = "127.0.77.1"
-JSON = "/.well-known/host-meta.json"
-XRD = "/.well-known/host-meta"
-DOCUMENT = {
-    "links": [{"rel": S2S_WEBSOCKET, "href": "wss://gw.a.example/x"}],
-    "xmpp": {"ttl": 3600},
-}
-XRD_DOCUMENT = (
-    "<?xml version='1.0'?><XRD xmlns='http://docs.oasis-open.org/ns/xri/xrd-1.0'>"
-    f"<Link rel='{S2S_WEBSOCKET}' href='wss://xrd.a.example/x'/></XRD>"
-).encode()
-
-
-class Scene:
-    """A domain a.example with a web server, DNS, and a fetcher that trusts its authority."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.authority = Authority()
-        self.bundle = directory / "ca.pem"
-        self.bundle.write_bytes(self.authority.pem)
-        self.web = HttpsServer()
-        self.dns: StubDns
-        self.fetcher: Fetcher
-        self._fetchers: list[Fetcher] = []
-
-    async def start(self) -> None:
-        self.dns = await StubDns.start()
-        for name in ("a.example", "www.a.example"):
-            self.dns.records[name, "A"] = [ADDRESS]
-        self.use()
-        leaf = self.authority.issue(dns("a.example", "www.a.example"))
-        await self.web.start(ADDRESS, Fetcher.HTTPS_PORT, leaf, self.directory)
-
-    def use(self, *allowed: str, timeout: float = 5.0) -> None:
-        """Make a fetcher that may reach the networks; by default those of the web server."""
-        resolver = Resolver([self.dns.address], timeout=1)
-        policy = AddressPolicy(allowed or ["127.0.77.0/24"])
-        self.fetcher = Fetcher(resolver, policy, lambda _: str(self.bundle), timeout=timeout)
-        self._fetchers.append(self.fetcher)
-
-    async def close(self) -> None:
-        for fetcher in self._fetchers:
-            await fetcher.close()
-        await self.web.close()
-        self.dns.close()
-
-    def answer(self, path: str, answer: object, host: str = "a.example") -> None:
-        self.web.answers[host, path] = answer
-
-    async def failure(self, domain: str = "a.example") -> str:
-        with pytest.raises((Absent, Unavailable)) as caught:
-            await self.fetcher.fetch(domain)
-        assert "\n" not in caught.value.reason
-        return f"{type(caught.value).__name__}: {caught.value.reason}"
+from workers.gateway.fetching import (
+    MAX_ADDRESSES,
+    MAX_TURNS_ABOUT,
+    MAX_TURNS_FROM,
+    Busy,
+    Fetcher,
+)
+from workers.gateway.hostmeta import MAX_DOCUMENT
 
 
 @pytest_asyncio.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    scene = Scene(tmp_path)
+async def scene(tmp_path: Path) -> AsyncIterator[WebScene]:
+    scene = WebScene(tmp_path)
     await scene.start()
     yield scene
     await scene.close()
-
-
-async def test_a_published_document_is_fetched(scene):
-    scene.answer(JSON, ok(DOCUMENT))
-    document = await scene.fetcher.fetch("a.example")
-    assert document.ttl == 3600
-    assert document.targets[0].host == "gw.a.example"
-    assert scene.web.asked == [f"a.example{JSON}"]
-    assert "cookie" not in scene.web.heads[0].lower()
-
-
-async def test_without_json_the_xrd_is_asked(scene):
-    scene.answer(XRD, ok(XRD_DOCUMENT))
-    document = await scene.fetcher.fetch("a.example")
-    assert document.targets[0].host == "xrd.a.example"
-    assert scene.web.asked == [f"a.example{JSON}", f"a.example{XRD}"]
-
-
-async def test_json_with_nothing_for_us_lets_the_xrd_speak(scene):
-    scene.answer(JSON, ok({"links": []}))
-    scene.answer(XRD, ok(XRD_DOCUMENT))
-    assert (await scene.fetcher.fetch("a.example")).targets
-
-
-async def test_a_complete_document_without_s2s_is_the_last_word(scene):
-    scene.answer(JSON, ok({"links": [], "xmpp": {"ttl": 60}}))
-    scene.answer(XRD, ok(XRD_DOCUMENT))
-    assert "Absent: host-meta.json of a.example lists no s2s" in await scene.failure()
-
-
-async def test_a_domain_without_documents_offers_nothing(scene):
-    assert "Absent: a.example publishes no s2s WebSocket" in await scene.failure()
-
-
-async def test_a_document_that_makes_no_sense_is_no_absence(scene):
-    scene.answer(JSON, ok(b"<html>"))
-    assert "Unavailable: host-meta.json of a.example: not a host-meta" in await scene.failure()
-    scene.answer(JSON, ok({"links": [{"rel": S2S_WEBSOCKET, "href": "ws://a.example"}]}))
-    assert "Unavailable: host-meta.json of a.example: URL is not wss" in await scene.failure()
-
-
-async def test_a_failing_web_server_is_no_absence(scene):
-    scene.answer(JSON, status(503))
-    assert "Unavailable" in (reason := await scene.failure())
-    assert "HTTP status 503" in reason
 
 
 async def test_redirects_over_https_are_followed(scene):
     scene.answer(JSON, status(301, f"Location: https://www.a.example{JSON}"))
     scene.answer(JSON, status(302, "Location: /moved"), host="www.a.example")
     scene.answer("/moved", ok(DOCUMENT), host="www.a.example")
-    assert (await scene.fetcher.fetch("a.example")).targets
+    assert await scene.get()
 
 
 @pytest.mark.parametrize(
@@ -139,6 +45,16 @@ async def test_redirects_over_https_are_followed(scene):
         ("https://user@www.a.example/x", "user part"),
         ("https://169.254.169.254/latest", "metadata"),
         ("https://[::ffff:10.0.0.1]/", "private"),
+        ("https://[::ffff:0:10.0.0.1]/", "private"),
+        ("https://[fe80::1%25eth0]/", "link-local"),
+        ("https://2130706433/", "not a canonical IPv4"),
+        ("https://127.1/", "not a canonical IPv4"),
+        ("https://0x7f000001/", "does not exist in DNS"),
+        ("https://127.0.0.1%00.a.example/", "malformed"),
+        ("https://a.example\x00.b.example/", "Invalid HTTP header"),
+        ("https://www.a.example/" + "x" * 2048, "longer than 2048"),
+        ("file:///etc/passwd", "malformed"),
+        ("//www.a.example:80/", "not https on 443"),
         ("https://private.a.example/", "private"),
         ("https://unknown.a.example/", "does not exist in DNS"),
         ("https://[broken/", "malformed"),
@@ -151,6 +67,14 @@ async def test_redirects_to_elsewhere_are_refused(scene, location, reason):
     scene.answer(JSON, status(307, f"Location: {location}"))
     assert reason in await scene.failure()
     assert len(scene.web.asked) <= 4
+
+
+@pytest.mark.parametrize(
+    "url", ["http://a.example/", "https://a@a.example/", "https://a.example:8/"]
+)
+async def test_the_first_url_is_checked_like_all_others(scene, url):
+    assert "BadAnswer" in await scene.failure(url)
+    assert not scene.web.asked
 
 
 async def test_private_addresses_are_refused_when_resolved(scene):
@@ -174,7 +98,7 @@ async def test_private_addresses_are_refused_when_connecting(scene, monkeypatch)
 async def test_of_several_addresses_only_permitted_ones_are_tried(scene):
     scene.dns.records["a.example", "A"] = ["127.0.0.1", ADDRESS]
     scene.answer(JSON, ok(DOCUMENT))
-    assert (await scene.fetcher.fetch("a.example")).targets
+    assert await scene.get()
 
 
 async def test_a_slow_body_ends_at_the_timeout(scene):
@@ -187,7 +111,7 @@ async def test_a_slow_body_ends_at_the_timeout(scene):
 
     scene.use(timeout=0.3)
     scene.answer(JSON, dribble)
-    assert "no host-meta within 0.3 seconds" in await scene.failure()
+    assert "gave no answer within 0.3 s" in await scene.failure()
     gone.set()
 
 
@@ -218,7 +142,7 @@ async def test_a_connection_cut_in_the_middle_is_a_failure(scene):
 async def test_the_certificate_must_be_for_the_domain(scene):
     scene.dns.records["b.example", "A"] = [ADDRESS]
     scene.answer(JSON, ok(DOCUMENT), host="b.example")
-    reason = await scene.failure("b.example")
+    reason = await scene.failure(f"https://b.example{JSON}")
     assert "certificate of b.example is not good for https: Hostname mismatch" in reason
     assert not scene.web.asked
 
@@ -241,5 +165,80 @@ async def test_the_certificate_must_be_for_servers(scene, tmp_path):
 
 async def test_nobody_there_is_one_clear_line(scene):
     scene.dns.records["b.example", "A"] = ["127.0.77.9"]
-    assert "cannot connect to b.example port 443" in await scene.failure("b.example")
-    assert "c.example does not exist in DNS" in await scene.failure("c.example")
+    assert "cannot connect to b.example port 443" in await scene.failure(f"https://b.example{JSON}")
+    assert "c.example does not exist in DNS" in await scene.failure("https://c.example/")
+
+
+async def test_headers_without_end_are_cut(scene):
+    async def flood(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            writer.write(b"X-More: " + b"x" * 8000 + b"\r\n")
+            await writer.drain()
+
+    scene.answer(JSON, flood)
+    assert "Unavailable: cannot fetch" in await scene.failure()
+
+
+async def test_a_host_with_many_addresses_is_not_tried_for_ever(scene):
+    scene.dns.records["b.example", "A"] = [f"127.0.77.{number}" for number in range(2, 200)]
+    tried = []
+    make = scene.fetcher._make_socket
+    scene.fetcher._make_socket = lambda address: tried.append(address) or make(address)
+    assert "cannot connect" in await scene.failure("https://b.example/")
+    assert len({where for *_, where in tried}) == MAX_ADDRESSES
+    assert len(tried) <= 10
+
+
+async def test_the_second_address_does_not_wait_for_the_first_to_give_up(scene):
+    """RFC 8305: the first one has a queue that is full, so that nobody answers there."""
+    with silent_listener("127.0.77.2"):
+        scene.dns.records["a.example", "A"] = ["127.0.77.2", ADDRESS]
+        scene.answer(JSON, ok(DOCUMENT))
+        async with asyncio.timeout(2):
+            assert await scene.get()
+
+
+async def hang(writer: asyncio.StreamWriter) -> None:
+    await asyncio.Event().wait()
+
+
+async def test_strangers_have_few_places_and_never_ours(scene, monkeypatch):
+    monkeypatch.setattr(fetching, "PLACE_TIMEOUT", 0.2)
+    scene.answer(JSON, ok(DOCUMENT))
+    scene.answer("/", hang)
+    scene.dns.records |= {(f"{n}.b.example", "A"): [ADDRESS] for n in range(100)}
+
+    async def ask(domain: str, asker: str) -> None:
+        async with scene.fetcher.turn(domain, asker=asker) as get:
+            await get("https://a.example/")
+
+    askers = [ask(f"{n}.b.example", f"192.0.2.{n}") for n in range(100)]  # about one site
+    askers += [ask(f"{n}.example", "192.0.2.200") for n in range(100)]  # for one stranger
+    flood = [asyncio.create_task(each) for each in askers]
+    await asyncio.wait(flood, timeout=0.5)
+    refused = [each for each in flood if each.done()]
+    assert all(isinstance(each.exception(), Busy) for each in refused)
+    assert len(flood) - len(refused) == MAX_TURNS_ABOUT + MAX_TURNS_FROM
+    assert await scene.get()
+    for each in flood:
+        each.cancel()
+    await asyncio.gather(*flood, return_exceptions=True)
+
+
+async def test_strangers_cannot_make_us_flood_a_site(scene):
+    scene.answer(JSON, ok(DOCUMENT))
+    end = asyncio.get_running_loop().time() + 1.2
+
+    async def insist(number: int) -> None:
+        while asyncio.get_running_loop().time() < end:
+            async with scene.fetcher.turn("a.example", asker=f"192.0.2.{number}") as get:
+                await get(f"https://a.example{JSON}")
+
+    insisting = [asyncio.create_task(insist(number)) for number in range(20)]
+    await asyncio.wait(insisting, timeout=1.2)
+    # Places are given back after half a second: three times four of them in this time.
+    assert 4 <= len(scene.web.asked) <= 3 * MAX_TURNS_ABOUT
+    for each in insisting:
+        each.cancel()
+    await asyncio.gather(*insisting, return_exceptions=True)
