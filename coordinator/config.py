@@ -195,6 +195,10 @@ class Limits:
     preauth_elements: int = option(32, "most XML elements in one before authentication", least=8)
     depth: int = option(64, "deepest nesting of a stanza", least=8)
     elements: int = option(10000, "most XML elements in a stanza", least=32)
+    attributes: int = option(
+        128, "most attributes, and most namespace declarations, of one element", least=32
+    )
+    name_bytes: int = option(1024, "longest name of an element or attribute", least=256)
     queue_bytes: int = option(8388608, "bytes that may wait for one domain pair", least=65536)
     connect_timeout: float = option(10.0, "seconds to open and authenticate a session", least=0.1)
     connects: int = option(

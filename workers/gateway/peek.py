@@ -11,6 +11,7 @@ from lxml import etree
 
 from workers.xmpp.jid import InvalidJid, domain_of
 from workers.xmpp.namespaces import STREAM_HEADER
+from workers.xmpp.reader import pull_parser
 
 # Seconds until we look again at a socket that claims news and has none.
 _RECHECK_INTERVAL = 0.1
@@ -91,9 +92,7 @@ def find_header(data: bytes) -> Peeked | None:
         raise PeekFailed("not a stream header: text instead of XML")
     if _MARKUP_BEFORE.match(begin):
         raise PeekFailed("not a stream header: a declaration or a comment stands before it")
-    parser = etree.XMLPullParser(
-        events=("start",), resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False
-    )
+    parser = pull_parser(("start",))
     try:
         parser.feed(data)
         events = list(parser.read_events())

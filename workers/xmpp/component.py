@@ -23,6 +23,7 @@ from workers.xmpp.events import Authenticated, StanzaRefused, StreamEstablished
 from workers.xmpp.framing import StreamFraming
 from workers.xmpp.namespaces import COMPONENT, COMPONENT_STANZAS, SERVER, STREAM
 from workers.xmpp.parsed import Element, Judge, StreamHeader
+from workers.xmpp.reader import read_own
 from workers.xmpp.stanza import RefusedStanza, Stanza
 from workers.xmpp.stream import Handlers, ServerStream, State, StreamConfig
 from workers.xmpp.stream_parser import StreamParser
@@ -125,7 +126,7 @@ class ComponentStream(ServerStream):
         """
         if self.state is not State.ESTABLISHED:
             return
-        element = etree.fromstring(data)
+        element = read_own(data)
         self._asked[element.get("id")] = element.get("to", "")
         self._out.append(rewritten(data, SERVER, COMPONENT, self.name, self._answering))
 

@@ -7,6 +7,8 @@ What is inside an element of another namespace is payload and stays as it is.
 
 from lxml import etree
 
+from workers.xmpp.reader import read_own
+
 _Prefixes = dict[str, str]
 """What lxml calls nsmap; its stubs do not know the prefix None, the default namespace."""
 
@@ -28,11 +30,7 @@ def rewritten(
     data: bytes, old: str, new: str, sender: str | None = None, recipient: str | None = None
 ) -> bytes:
     """The same by way of a tree, whatever the stanza looks like; with other addresses if given."""
-    # Our own writing: all that a parser could object to is a namespace name that is no URI.
-    parser = etree.XMLParser(
-        encoding="utf-8", no_network=True, collect_ids=False, recover=True, huge_tree=True
-    )
-    element = etree.fromstring(data, parser)
+    element = read_own(data)
     root = etree.Element(_moved(str(element.tag), old, new), nsmap=_declared(element, old, new))
     _fill(root, element, old, new)
     if sender is not None:

@@ -1,4 +1,4 @@
-"""lxml's parsers: how they are made here, and what is to be known of their complaints.
+"""What is to be known of the complaints of lxml's parsers.
 
 A namespace name that is no URI (`xmlns='a b'`) is an error to libxml2. To the parser of both stock
 servers, expat, it is none, and it need not be (Namespaces in XML 1.0 §7). Any user can send one:
@@ -7,13 +7,13 @@ it must not end the stream that all users of a server share. It costs care, beca
 """
 
 from collections.abc import Collection
-from typing import Literal, cast
-from xml.parsers import expat
+from typing import cast
 
 from lxml import etree
 
 from workers.xmpp.errors import RemoteProtocolError, StreamCondition
 from workers.xmpp.parsed import DTD, KNOWN, NOT_WELL_FORMED, refusal
+from workers.xmpp.reader import document_parser, expat_reads
 
 NOT_A_URI = etree.ErrorTypes.WAR_NS_URI
 
@@ -29,25 +29,6 @@ def unreadable(data: bytes) -> RemoteProtocolError:
     return RemoteProtocolError(NOT_WELL_FORMED)
 
 
-_EventName = Literal["start", "end", "comment", "pi"]
-
-
-def new_parser(
-    events: tuple[_EventName, ...], tags: list[str] | None = None
-) -> etree.XMLPullParser:
-    # Entities stay resolved: with resolve_entities=False feed() swallows undeclared ones. No DTD
-    # gets in that could declare any. collect_ids would let xml:id grow a table for ever. huge_tree
-    # takes 2048 levels instead of 256, which a user could exceed; our own caps bound the rest.
-    return etree.XMLPullParser(
-        events=events,
-        tag=tags,
-        encoding="utf-8",
-        no_network=True,
-        collect_ids=False,
-        huge_tree=True,
-    )
-
-
 def namespace_errors(log: etree._ListErrorLog) -> bool:
     """Whether there is more than warnings (vcard-temp is a relative URI) and odd names."""
     return any(entry.level == etree.ErrorLevels.ERROR and entry.type != NOT_A_URI for entry in log)
@@ -60,7 +41,7 @@ def odd_names(log: etree._ListErrorLog) -> bool:
 
 def reads_back(element: etree._Element) -> bool:
     """Whether an element, possibly unfinished, is namespace-well-formed."""
-    return _is_well_formed(etree.tostring(element, encoding="utf-8", with_tail=False))
+    return expat_reads(etree.tostring(element, encoding="utf-8", with_tail=False))
 
 
 def read_odd_names(document: bytes) -> etree._Element:
@@ -68,25 +49,13 @@ def read_odd_names(document: bytes) -> etree._Element:
 
     The parser recovers from any error here, so its log decides: fatal errors are always in it.
     """
-    parser = etree.XMLParser(
-        encoding="utf-8", no_network=True, collect_ids=False, recover=True, huge_tree=True
-    )
+    parser = document_parser(recover=True)
     root = etree.fromstring(document, parser)
     log = parser.error_log
     is_broken = any(entry.level == etree.ErrorLevels.FATAL for entry in log)
-    if is_broken or namespace_errors(log) or not _is_well_formed(document):
+    if is_broken or namespace_errors(log) or not expat_reads(document):
         raise unreadable(document)
     return root
-
-
-def _is_well_formed(document: bytes) -> bool:
-    # The separator, of no use to us, turns namespaces on; no XML can contain this one.
-    parser = expat.ParserCreate("utf-8", "\x01")
-    try:
-        parser.Parse(document, True)
-    except expat.ExpatError:
-        return False
-    return True
 
 
 def in_order(

@@ -10,6 +10,7 @@ from workers.xmpp import namespaces
 from workers.xmpp.errors import RemoteProtocolError, StreamCondition
 from workers.xmpp.jid import AmbiguousJid, InvalidJid, domain_of, domains
 from workers.xmpp.namespaces import DIALBACK, FRAMING_SERVER, SERVER, STANZAS, XML_LANG
+from workers.xmpp.shape import Shape, is_unfit, odd_name
 from workers.xmpp.stanza import RefusedStanza, Stanza
 from workers.xmpp.vocabulary import Vocabulary
 from workers.xmpp.xml_text import attribute
@@ -22,7 +23,6 @@ DTD = re.compile(rb"<![A-Za-z]")
 
 # COMPAT(xmpp-proxy 1.x): it replaces `jabber:server` wherever it stands in a header.
 _DIALBACK_DECLARATIONS = {DIALBACK, f"{FRAMING_SERVER}:dialback"}
-_TAGS = re.compile(rb"</|/>|<")
 _LANG = b' xml:lang="'
 _MAX_LANG = 64
 # Before authentication a stream may bring so many elements, eight times the bytes of the largest,
@@ -30,6 +30,7 @@ _MAX_LANG = 64
 _STRANGERS_ELEMENTS = 128
 _STRANGERS_FACTOR = 8
 _MAX_ATTRIBUTES = 16
+_MAX_PREFIXES = 16
 _STRANGERS_ATTRIBUTES = 64
 
 
@@ -63,15 +64,18 @@ Element = (
 
 def header_of(element: etree._Element, namespace: str) -> StreamHeader:
     """Read the attributes of a stream header of either leg. Raises policy-violation."""
-    if len(element.attrib) > _MAX_ATTRIBUTES:
+    declared = element.nsmap
+    if len(element.attrib) > _MAX_ATTRIBUTES or len(declared) > _MAX_PREFIXES + 1:
         raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, "too many attributes")
+    if any(is_unfit(uri) or not (prefix or "").isascii() for prefix, uri in declared.items()):
+        raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, "an unfit namespace name")
     return StreamHeader(
         element.get("from"),
         element.get("to"),
         element.get("id"),
         element.get("version"),
         element.get(XML_LANG),
-        not _DIALBACK_DECLARATIONS.isdisjoint(element.nsmap.values()),
+        not _DIALBACK_DECLARATIONS.isdisjoint(declared.values()),
         namespace,
     )
 
@@ -96,14 +100,14 @@ def undecodable(data: bytes) -> RemoteProtocolError | None:
 class Judge:
     """The rules an element must keep, with the caps of the stream's stage.
 
-    `size` and shape are measured on what our serializer wrote: it knows no comments, no CDATA and
-    no `<` or `>` but those of tags.
+    Size and shape are measured on what our serializer wrote.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._strange_bytes = self._strange_elements = 0
         self._vocabulary = Vocabulary()
+        self._shape = Shape(limits)
         self.lang = b""
         self.set_authenticated(False)
         self.set_lang(None)
@@ -115,9 +119,7 @@ class Judge:
             self._vocabulary = Vocabulary()  # the old one may hold some bytes
         self.max_bytes = limits.stanza_bytes if authenticated else limits.preauth_bytes
         self.max_elements = limits.elements if authenticated else limits.preauth_elements
-        # A level of nesting costs at least `<a></a>`, an element `<a/>`: whatever is shorter than
-        # this passes uncounted. Counting 300 bytes would cost 0.5 µs.
-        self.plain_size = min(7 * limits.depth, 4 * self.max_elements, self.max_bytes)
+        self.plain_size = min(self._shape.plain_size(self.max_elements), self.max_bytes)
 
     def set_lang(self, lang: str | None) -> None:
         """The stream's language, for stanzas that name none (RFC 6120 §4.7.4)."""
@@ -141,14 +143,9 @@ class Judge:
                 StreamCondition.POLICY_VIOLATION, "too many elements before authentication"
             )
 
-    def flaw(self, data: bytes) -> str:
-        """Which cap on its shape a serialised element breaks: elements or depth; "" if none."""
-        closing = data.count(b"</")
-        if data.count(b"<") - closing > self.max_elements:
-            return "too many elements"
-        if closing >= self._limits.depth and _depth(data) > self._limits.depth:
-            return "nested too deeply"
-        return ""
+    def flaw(self, data: bytes, *, names: bool = False) -> str:
+        """Which cap a serialised element breaks, or with `names` what is odd; "" if nothing."""
+        return self._shape.flaw(data, self.max_elements) or (odd_name(data) if names else "")
 
     def outsized(self, element: etree._Element, name: str | None, flaw: str) -> RefusedStanza:
         """What becomes of a complete element that breaks a cap; `name` is None for a nonza.
@@ -248,17 +245,6 @@ def declares(data: bytes, beginning: bytes) -> bool:
     """Whether a serialised element's own start tag has an attribute that begins so."""
     # In attribute values our serializer escapes `"` and `>`: neither search can be fooled.
     return data.find(beginning, 0, data.find(b">")) >= 0
-
-
-def _depth(data: bytes) -> int:
-    depth = deepest = 0
-    for tag in _TAGS.findall(data):
-        if tag == b"<":
-            depth += 1
-            deepest = max(deepest, depth)
-        else:
-            depth -= 1
-    return deepest
 
 
 def is_blank(text: str | None) -> bool:

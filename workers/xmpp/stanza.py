@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import final
 
-from lxml import etree
 from msgspec import Struct
 
 from workers.xmpp.errors import StanzaCondition
 from workers.xmpp.namespaces import DELAY, STANZA_ERRORS
+from workers.xmpp.reader import read_own
 from workers.xmpp.xml_text import attribute, character_data
 
 
@@ -119,6 +119,5 @@ def has_delay(data: bytes, from_domain: str) -> bool:
     """Tell if a stanza carries this domain's mark of a late delivery (XEP-0203)."""
     if DELAY.encode() not in data:
         return False
-    # Our own writing: all that a parser could object to is a namespace name that is no URI.
-    root = etree.fromstring(data, etree.XMLParser(recover=True, huge_tree=True))
-    return any(child.get("from") == from_domain for child in root.findall(f"{{{DELAY}}}delay"))
+    marks = read_own(data).findall(f"{{{DELAY}}}delay")
+    return any(mark.get("from") == from_domain for mark in marks)

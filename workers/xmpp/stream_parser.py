@@ -24,7 +24,6 @@ from workers.xmpp.incremental import (
     elements,
     in_order,
     namespace_errors,
-    new_parser,
     odd_names,
     reads_back,
     unreadable,
@@ -46,6 +45,8 @@ from workers.xmpp.parsed import (
     refusal,
     undecodable,
 )
+from workers.xmpp.reader import pull_parser
+from workers.xmpp.shape import is_beyond_ascii
 from workers.xmpp.xml_text import attribute
 
 # Never sent to anyone: error texts of lxml, which quote names, stay out of what peers are told.
@@ -125,7 +126,7 @@ class StreamParser:
         self._pending_bytes = 0
         self._pending_tags = 0
         self._unfinished = False
-        self._header_parser = new_parser(("start", "comment", "pi"))
+        self._header_parser = pull_parser(("start", "comment", "pi"))
 
     # The header.
 
@@ -215,7 +216,7 @@ class StreamParser:
 
     def _attach(self) -> None:
         """Begin the document of the body with the made-up root's start tag."""
-        self._parser = parser = new_parser(("end", "comment", "pi"), list(self.known))
+        self._parser = parser = pull_parser(("end", "comment", "pi"), list(self.known))
         # The probe, never seen by the peer, gives us the root; it leaves before the peer's bytes.
         parser.feed(self._beginning + f"<message xmlns='{self.content}'/>".encode())
         root = elements(parser)[0].getparent()
@@ -333,11 +334,13 @@ class StreamParser:
         # One search of the lot for each prefix of the header: hardly any is ever used.
         used = [item for item in self._declarations.items() if written.find(item[0], size) >= 0]
         judge, stanzas = self._judge, self.stanzas
-        plain_size = judge.plain_size
+        # No size is plain if a name may not be.
+        plain_size = -1 if self._suspect or is_beyond_ascii(written) else judge.plain_size
         for element, piece in zip(ended, written[size:].split(_SEPARATOR), strict=False):
             name = stanzas.get(element.tag)
             if len(piece) > plain_size:
-                flaw = TOO_LARGE if len(piece) > judge.max_bytes else judge.flaw(piece)
+                names = plain_size < 0
+                flaw = TOO_LARGE if len(piece) > judge.max_bytes else judge.flaw(piece, names=names)
                 if flaw:
                     out.append(judge.outsized(element, name, flaw))
                     continue

@@ -6,16 +6,16 @@ from workers.xmpp.errors import RemoteProtocolError, StreamCondition
 from workers.xmpp.incremental import (
     elements,
     namespace_errors,
-    new_parser,
     odd_names,
     read_odd_names,
     reads_back,
     unreadable,
 )
+from workers.xmpp.reader import pull_parser
 
 
 def test_unbound_prefixes_are_only_logged_but_found() -> None:
-    parser = new_parser(("end",))
+    parser = pull_parser(("end",))
     parser.feed(b"<r><good/><bad><x:a/></bad>")
     good, _, bad = elements(parser)
     assert namespace_errors(parser.feed_error_log)
@@ -23,7 +23,7 @@ def test_unbound_prefixes_are_only_logged_but_found() -> None:
 
 
 def test_warnings_are_no_errors() -> None:
-    parser = new_parser(("end",))
+    parser = pull_parser(("end",))
     parser.feed(b"<r><vCard xmlns='vcard-temp'/>")
     assert len(parser.feed_error_log) and not namespace_errors(parser.feed_error_log)
 
@@ -34,7 +34,7 @@ def test_a_dtd_is_told_from_cdata() -> None:
 
 
 def test_odd_names_are_told_from_errors() -> None:
-    parser = new_parser(("end",))
+    parser = pull_parser(("end",))
     parser.feed(b"<r><a xmlns='a b'/>")
     assert odd_names(parser.feed_error_log) and not namespace_errors(parser.feed_error_log)
     parser.feed(b"<x:a/>")
