@@ -2,12 +2,10 @@
 
 import re
 import shlex
+import subprocess
 from configparser import RawConfigParser
 from pathlib import Path
 from typing import Any
-
-import pytest
-import yaml
 
 from coordinator import cli
 from coordinator.configfile import load
@@ -16,12 +14,6 @@ from coordinator.exits import ExitCode
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-
-
-@pytest.fixture
-def compose() -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
-    return document
 
 
 def parsed(command: list[str]) -> Any:
@@ -54,34 +46,15 @@ def test_the_units_commands_are_understood() -> None:
     assert float(service["TimeoutStopSec"]) > drain_timeout
 
 
-def test_composes_commands_are_understood(compose: dict[str, Any]) -> None:
-    for name in ("coordinator", "worker"):
-        service = compose["services"][name]
-        options = parsed(service["command"])
-        assert options.verb == name
-        mounts = dict(volume.rsplit(":ro", 1)[0].rsplit(":", 1) for volume in service["volumes"])
-        assert mounts["./deploy/compose.toml"] == options.config
-
-
-def test_composes_paths_exist_in_the_repository(compose: dict[str, Any]) -> None:
-    build = compose["services"]["worker"]["build"]
-    assert (ROOT / build["context"] / build["dockerfile"]).is_file()
-    assert (DEPLOY / "compose.toml").is_file()
-
-
-def test_composes_configuration_fits_its_services(compose: dict[str, Any]) -> None:
-    config = load(str(DEPLOY / "compose.toml"))
-
-    published = compose["services"]["redis"]["ports"][0].rpartition(":")[0]
-    assert config.redis.url == f"redis://{published}"
-    # The local server reads the CA there, so the path is the same inside and outside.
-    state = config.gateway.state_dir
-    assert f"{state}:{state}" in compose["services"]["coordinator"]["volumes"]
-    [directory] = config.certificates.directories
-    certificates = next(v for v in compose["services"]["worker"]["volumes"] if "CERTIF" in v)
-    assert directory.startswith(certificates.removesuffix(":ro").rpartition(":")[2])
-    grace = compose["services"]["worker"]["stop_grace_period"]
-    assert float(grace.removesuffix("s")) > config.gateway.drain_timeout
+def test_the_units_are_sound_for_systemd() -> None:
+    # Its program and the directories of the gateway are not on the machine that tests.
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", DEPLOY / "fedgate.service"],
+        capture_output=True,
+        text=True,
+    )
+    said = [line for line in done.stderr.splitlines() if "fedgate.service" in line]
+    assert [line for line in said if "/opt/fedgate/bin/fedgate is not executable" not in line] == []
 
 
 def test_the_image_starts_the_gateway() -> None:
