@@ -25,8 +25,9 @@ lint: .venv/.installed
 	$(call quietly,$(BIN)/mypy)
 	$(call quietly,$(BIN)/lint-imports)
 
-bench: .venv/.installed
-	@$(BIN)/python -P -m loadtest.micro
+# BENCH="--only outbound,inbound --repeats 5" chooses; --full for the long runs at full length.
+bench: .venv/.installed packages
+	@$(BIN)/python -P -m loadtest.bench $(BENCH)
 
 # CHAOS="--only worker-killed --times 3" chooses; --flap for thousands of domains at once.
 chaos: .venv/.installed packages

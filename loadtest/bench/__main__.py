@@ -1,0 +1,103 @@
+"""`make bench`, or `python -m loadtest.bench [--only PART[,PART…]] [--full] [--json FILE]`.
+
+Real sockets, TLS on both legs, a real `fedgate up`: see `rig.py` for the scene and `flood.py` for
+how a run is measured. CPU seconds are those of /proc/<pid>/stat, so what else runs on the machine
+disturbs less than it would disturb stanzas per second; still, run it alone. While working on the
+stanza path:
+
+    make bench BENCH="--only outbound,inbound --repeats 5"
+
+Exit code 0: measured, whether goals are reached or not; 1: a stanza is missing, or doubled, or the
+ledger does not say so, or something did not come up.
+"""
+
+import argparse
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from loadtest.bench import throughput
+from loadtest.bench.flood import LedgerWrong
+from loadtest.bench.machine import machine
+from loadtest.bench.report import Progress, console, table, write_json
+from loadtest.bench.row import Row
+from loadtest.bench.run import Part, Run
+from loadtest.stage.processes import StageError
+
+PARTS: dict[str, Part] = {
+    "outbound": throughput.outbound,
+    "inbound": throughput.inbound,
+    "journal": throughput.journal,
+}
+DEFAULT_FILE = Path("bench-out/bench.json")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m loadtest.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--only", type=_parts, metavar="PART,…", help=f"of: {', '.join(PARTS)}")
+    top.add_argument("--full", action="store_true", help="the long runs at full length: an hour")
+    top.add_argument("--repeats", type=int, default=Run.repeats)
+    top.add_argument("--stanzas", type=int, default=Run.stanzas, help="of one repeat")
+    top.add_argument("--json", type=Path, metavar="FILE", default=DEFAULT_FILE)
+    return top
+
+
+def _parts(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in PARTS:
+            raise argparse.ArgumentTypeError(f"there is no part {name!r}")
+    return names
+
+
+async def measure(names: Sequence[str], run: Run, rows: list[Row]) -> None:
+    """Measure parts; rows are added as they come. Raises `LedgerWrong`, `StageError`."""
+    for name in names:
+        run.say(name)
+        async for row in PARTS[name](run):
+            rows.append(row)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    progress = Progress()
+
+    def say(text: str) -> None:
+        progress(f"{time.monotonic() - begun:4.0f} s  {text}")
+
+    run = Run(stanzas=options.stanzas, repeats=options.repeats, full=options.full, say=say)
+    rows: list[Row] = []
+    begun = time.monotonic()
+    broken = ""
+    try:
+        asyncio.run(_until_interrupted(options.only or list(PARTS), run, rows))
+    except (LedgerWrong, StageError) as exc:
+        broken = str(exc)
+    except asyncio.CancelledError:
+        broken = "interrupted"
+    progress("")
+    here = machine()
+    console().print(table(rows, here))
+    write_json(options.json, rows, here, time.monotonic() - begun)
+    if broken:
+        console().print(f"[red]{broken}[/]", soft_wrap=True)
+    return 1 if broken else 0
+
+
+async def _until_interrupted(names: Sequence[str], run: Run, rows: list[Row]) -> None:
+    task = asyncio.ensure_future(measure(names, run, rows))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    await task
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""What the figures depend on: this machine, and how its processes spend its time."""
+
+import os
+import platform
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from lxml import etree
+from OpenSSL import SSL
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Everything a figure should be quoted with."""
+
+    processor: str
+    cores: int
+    memory_gib: float
+    kernel: str
+    python: str
+    lxml: str
+    libxml2: str
+    openssl: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.processor}, {self.cores} cores, {self.memory_gib:.0f} GiB, "
+            f"Linux {self.kernel}, "
+            f"Python {self.python}, lxml {self.lxml} (libxml2 {self.libxml2}), {self.openssl}"
+        )
+
+
+def machine() -> Machine:
+    """This one."""
+    memory = os.sysconf("SC_PHYS_PAGES") * _PAGE
+    return Machine(
+        _processor(),
+        len(os.sched_getaffinity(0)),
+        memory / 2**30,
+        platform.release(),
+        platform.python_version(),
+        etree.__version__,
+        ".".join(map(str, etree.LIBXML_VERSION)),
+        # What the worker's TLS runs on; Python's own ssl may be linked to another.
+        SSL.SSLeay_version(SSL.SSLEAY_VERSION).decode() or ssl.OPENSSL_VERSION,
+    )
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("model name", "Model"):
+            return value.strip()
+    return platform.machine()
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time a process has spent, all threads, in steps of a tick (10 ms)."""
+    text = Path(f"/proc/{pid}/stat").read_text()
+    fields = text.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def rss_bytes(pid: int) -> int:
+    """Resident memory of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE

@@ -1,0 +1,87 @@
+"""The one table of a run, and its file of JSON."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.bench.machine import Machine
+from loadtest.bench.row import Row
+
+WIDTH = 172
+_HEADS = ("", "ratio", "to", "least", "median", "most", "unit", "CPU by process, µs per stanza", "")
+_LEGEND = """\
+ratio: of the median to the goal (✓ reached, ✗ not), or to what is named · least, median, most: of
+the repeats · per CPU-s: per CPU second of all workers, user and system"""
+
+
+class Progress:
+    """One line that is rewritten, where standard error is a terminal; else nothing."""
+
+    def __init__(self) -> None:
+        self._is_shown = sys.stderr.isatty()
+
+    def __call__(self, text: str) -> None:
+        if self._is_shown:
+            print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
+
+
+def console() -> Console:
+    """Where the table is printed: lines are kept whole also where the output is no terminal."""
+    found = Console(highlight=False)
+    return Console(highlight=False, width=found.width if found.is_terminal else WIDTH)
+
+
+def table(rows: Sequence[Row], machine: Machine) -> Table:
+    """Ratios first, absolutes second, a section for each part."""
+    shown = Table(*_HEADS, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    shown.title, shown.title_justify = str(machine), "left"
+    shown.caption, shown.caption_justify = _LEGEND, "left"
+    for column in shown.columns[1:6]:
+        column.justify = "right"
+    for column in shown.columns[:7]:
+        column.no_wrap = True
+    for part, group in groupby(rows, key=lambda row: row.part):
+        shown.add_row(f"[bold]{part}[/]")
+        for row in group:
+            shown.add_row(*_cells(row))
+        shown.add_section()
+    return shown
+
+
+def write_json(path: Path, rows: Sequence[Row], machine: Machine, seconds: float) -> None:
+    """All figures, every repeat."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "machine": asdict(machine),
+        "seconds": seconds,
+        "rows": [row.as_json() for row in rows],
+    }
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    median = row.median
+    if median is None:
+        return (f"  {row.name}", *("",) * 2, "", "–", "", row.unit, "", row.note)
+    mark = {None: "", True: " [green]✓[/]", False: " [red]✗[/]"}[row.is_reached]
+    to = row.base_name if row.goal is None else f"{'≤' if row.is_ceiling else '≥'}{row.goal:,g}"
+    return (
+        f"  {row.name}",
+        "" if row.ratio is None else f"{row.ratio:.2f}{mark}",
+        to,
+        *(_number(value) for value in (min(row.samples), median, max(row.samples))),
+        row.unit,
+        " · ".join(f"{name} {value:.1f}" for name, value in row.cpu.items()),
+        row.note,
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

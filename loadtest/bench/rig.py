@@ -1,0 +1,159 @@
+"""One gateway between two generators, all on loopback: the scene of most rows.
+
+`local` plays the local server: s2s over TCP with STARTTLS, EXTERNAL, XEP-0198 and the pinned key.
+`remote` plays any number of remote servers: wss with EXTERNAL and XEP-0198. Each also listens as
+the other does, so that the same stanzas can go between them without a gateway.
+"""
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from loadtest.bench.generator import Generator
+from loadtest.bench.machine import cpu_seconds
+from loadtest.stage.addresses import (
+    DNS_PORT,
+    LOCAL_PORT,
+    S2S_PORT,
+    WEBSOCKET_PORT,
+    Addresses,
+)
+from loadtest.stage.authority import TestAuthority
+from loadtest.stage.dns import StageDns
+from loadtest.stage.gateway import Gateway
+
+LOCAL = "capulet.example"
+REMOTE = "montague.example"
+ZONE = "peers.example"
+"""Many remote domains: `d0.peers.example`, `d1.peers.example`, …"""
+_REMOTE_HOST = f"gw.{REMOTE}"
+_DNS, _LOCAL, _REMOTE, _GATEWAY = 1, 11, 12, 21
+
+
+def pairs(count: int, *, inbound: bool, first: int = 0) -> list[tuple[str, str]]:
+    """(sender, target) for one stream, or for each of many remote domains."""
+    if count == 1:
+        remotes = [REMOTE]
+    else:
+        remotes = [f"d{number}.{ZONE}" for number in range(first, first + count)]
+    return [(remote, LOCAL) if inbound else (LOCAL, remote) for remote in remotes]
+
+
+class Rig:
+    """Use as `async with Rig() as rig:`. `manages`: the local server has XEP-0198."""
+
+    def __init__(self, *, workers: int = 1, manages: bool = True) -> None:
+        # Not below TMPDIR: the path of a unix socket has at most 107 characters.
+        self.directory = Path(tempfile.mkdtemp(prefix="fedgate-bench-", dir="/tmp"))
+        self.directory.chmod(0o755)
+        self.addresses = Addresses()
+        self._dns = StageDns(self.addresses.of(_DNS))
+        authority = TestAuthority(self.directory / "ca")
+        self.local_address = self.addresses.of(_LOCAL)
+        self.remote_address = self.addresses.of(_REMOTE)
+        self.local = Generator(
+            "local server",
+            authority.issue(LOCAL),
+            [LOCAL],
+            self.directory / "local.log",
+            manages=manages,
+        )
+        self.remote = Generator(
+            "remote server",
+            authority.issue(REMOTE, _REMOTE_HOST, f"*.{ZONE}"),
+            [REMOTE, f"*.{ZONE}"],
+            self.directory / "remote.log",
+        )
+        self.gateway = Gateway(
+            "bench",
+            (LOCAL,),
+            self.addresses.of(_GATEWAY),
+            self.directory / "gateway",
+            certificate=authority.issue(LOCAL, f"gw.{LOCAL}"),
+            trust=authority.bundle,
+            server=(self.local_address, S2S_PORT),
+            upstream_dns=f"{self._dns.address}:{DNS_PORT}",
+            log=self.directory / "gateway.log",
+            workers=workers,
+            log_level="warning",
+        )
+        self.gateway.configure('remote."*"', url=f"wss://{_REMOTE_HOST}/xmpp-s2s")
+
+    async def __aenter__(self) -> "Rig":
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.stop()
+
+    async def _start(self) -> None:
+        self._dns.start()
+        self._dns.set(_REMOTE_HOST, "A", self.remote_address)
+        for generator, address in (
+            (self.local, self.local_address),
+            (self.remote, self.remote_address),
+        ):
+            await generator.start()
+            await generator.ask("listen_tcp", address=address, port=S2S_PORT)
+            await generator.ask("listen_wss", address=address, port=WEBSOCKET_PORT)
+        # The gateway pins the key that the local server shows.
+        await self.gateway.attach_files("prosody")
+        await self.gateway.start()
+
+    async def stop(self) -> None:
+        """End every process and remove the directory."""
+        await self.gateway.stop()
+        for generator in (self.local, self.remote):
+            await generator.stop()
+        self._dns.stop()
+        self.addresses.release()
+        with contextlib.suppress(OSError):
+            shutil.rmtree(self.directory)
+
+    def ends(self, *, inbound: bool) -> tuple[Generator, Generator]:
+        """(who sends, who receives)."""
+        return (self.remote, self.local) if inbound else (self.local, self.remote)
+
+    async def open(self, count: int = 1, *, inbound: bool, direct: bool = False) -> None:
+        """Open streams of the sending generator: to the gateway, or straight to the other one."""
+        sender, _ = self.ends(inbound=inbound)
+        wanted = pairs(count, inbound=inbound)
+        if inbound:
+            address = self.local_address if direct else self.gateway.address
+            order, host, port = "connect_wss", f"gw.{LOCAL}", WEBSOCKET_PORT
+            await sender.ask(order, address=address, port=port, host=host, pairs=wanted)
+        else:
+            address = self.remote_address if direct else self.gateway.address
+            port = S2S_PORT if direct else LOCAL_PORT
+            await sender.ask("connect_tcp", address=address, port=port, pairs=wanted)
+
+    async def close(self) -> None:
+        """Close the streams of both generators."""
+        await asyncio.gather(self.local.ask("close"), self.remote.ask("close"))
+
+    async def processes(self) -> dict[str, list[int]]:
+        """Process ids by part."""
+        return {
+            "worker": await self.gateway.worker_pids(),
+            "coordinator": [self.gateway.process.pid],
+            "redis": [self.gateway.redis_pid()],
+            "local server": [self.local.pid],
+            "remote server": [self.remote.pid],
+        }
+
+    async def ledger(self, *, inbound: bool) -> dict[str, Any]:
+        """The settled account of one direction."""
+        ledger = await self.gateway.wait_settled()
+        return ledger["inbound" if inbound else "outbound"]
+
+
+def spent(processes: dict[str, list[int]]) -> dict[str, float]:
+    """CPU seconds so far, by part."""
+    return {name: sum(map(cpu_seconds, pids)) for name, pids in processes.items()}
