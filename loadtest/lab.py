@@ -1,8 +1,8 @@
 """`python -m loadtest.lab DIRECTORY DOMAIN...`: the certificates of compose.yaml, made once.
 
-For each domain `DOMAIN.pem` and `DOMAIN.key`, for the domain itself, its `conference.` and its `gw.`,
-from an authority whose certificate is `ca.pem` and whose key nobody keeps. A directory that has a
-`ca.pem` stays as it is.
+For each domain `DOMAIN.pem` and `DOMAIN.key`, for the domain itself, its `conference.` and its
+`gw.`, from an authority whose certificate is `ca.pem` and whose key nobody keeps. A directory that
+has a `ca.pem` stays as it is.
 """
 
 import argparse
