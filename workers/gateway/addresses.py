@@ -121,6 +121,21 @@ def _inner_ipv4(ip: IPAddress) -> IPv4Address | None:
     return None
 
 
+class Networks:
+    """Networks of the configuration; an IPv4 address is found in its IPv6 form, too."""
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._networks = tuple(ip_network(network) for network in networks)
+
+    def __contains__(self, address: str) -> bool:
+        try:
+            parsed = ip_address(address.partition("%")[0])
+        except ValueError:
+            return False  # a unix socket has none
+        plain = getattr(parsed, "ipv4_mapped", None) or parsed
+        return any(plain in network for network in self._networks)
+
+
 def network_of(address: str) -> str:
     """What one peer may be taken to have: an IPv4 address, or the /64 of an IPv6 address."""
     try:

@@ -2,9 +2,8 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from ipaddress import ip_address, ip_network
 
-from workers.gateway.addresses import network_of
+from workers.gateway.addresses import Networks, network_of
 
 
 class Admission:
@@ -14,7 +13,7 @@ class Admission:
         """`proxies`: networks behind whose addresses there may be any number of peers."""
         self._total = total
         self._per_address = per_address
-        self._proxies = [ip_network(network) for network in proxies]
+        self._proxies = Networks(proxies)
         self._inside: Counter[str] = Counter()
         self._count = 0
 
@@ -23,7 +22,7 @@ class Admission:
         network = network_of(address)
         if self._count >= self._total:
             return False
-        if self._inside[network] >= self._per_address and not self._is_proxy(address):
+        if self._inside[network] >= self._per_address and address not in self._proxies:
             return False
         self._inside[network] += 1
         self._count += 1
@@ -36,8 +35,3 @@ class Admission:
         self._inside[network] -= 1
         if not self._inside[network]:
             del self._inside[network]
-
-    def _is_proxy(self, address: str) -> bool:
-        parsed = ip_address(address.partition("%")[0])
-        plain = getattr(parsed, "ipv4_mapped", None) or parsed
-        return any(plain in network for network in self._proxies)

@@ -1,6 +1,6 @@
 import pytest
 
-from workers.gateway.addresses import AddressPolicy, AddressRefused, network_of
+from workers.gateway.addresses import AddressPolicy, AddressRefused, Networks, network_of
 
 REFUSED = {
     "0.0.0.0": "unspecified",
@@ -88,3 +88,21 @@ def test_one_peer_may_have_a_whole_ipv6_network():
     assert network_of("2001:db8:0:1::1") != network_of("2001:db8::1")
     assert network_of("fe80::1%eth0") == "fe80::/64"
     assert network_of("") == ""
+
+
+@pytest.mark.parametrize(
+    ("address", "is_inside"),
+    [
+        ("10.1.2.3", True),
+        ("::ffff:10.1.2.3", True),
+        ("11.0.0.1", False),
+        ("2001:db8::5", True),
+        ("fe80::1%eth0", True),
+        ("::1", False),
+        ("", False),
+        ("a name", False),
+    ],
+)
+def test_networks_know_every_form_of_an_address(address: str, is_inside: bool) -> None:
+    networks = Networks(("10.0.0.0/8", "2001:db8::/32", "fe80::/10"))
+    assert (address in networks) is is_inside
