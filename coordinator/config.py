@@ -23,6 +23,7 @@ Kind = Literal[
     "redis-url",
     "wss-url",
     "url-path",
+    "header",  # the name of an HTTP header
 ]
 
 
@@ -88,14 +89,23 @@ class WebSocket:
         ("[::]:443",), "addresses of the public wss listener", kind="address"
     )
     path: str = option("/xmpp-s2s", "path of the s2s endpoint", kind="url-path")
-    tls: bool = option(True, "false: behind a TLS-terminating proxy named in trusted_proxies")
+    tls: bool = option(
+        True, "false: behind TLS-terminating HTTPS proxies; only trusted_proxies may connect"
+    )
     public_url: str = option(
         "", "what host-meta publishes; default: wss://<first domain><path>", kind="wss-url"
     )
     trusted_proxies: tuple[str, ...] = option(
-        (), "CIDRs whose forwarded headers count", kind="network"
+        (),
+        "CIDRs of HTTPS proxies: X-Forwarded-For and the header below count only from these",
+        kind="network",
     )
-    client_certificate_header: str = option("", "for example Client-Cert (RFC 9440)")
+    client_certificate_header: str = option(
+        "",
+        "header with the peer's certificate: Client-Cert (RFC 9440), X-Forwarded-Tls-Client-Cert "
+        "(Traefik's format), any other name: PEM in URL escapes (nginx)",
+        kind="header",
+    )
     allow_unmasked: tuple[str, ...] = option(
         (), "CIDRs of PeerTube peers that send unmasked frames", kind="network"
     )

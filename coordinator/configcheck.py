@@ -65,7 +65,12 @@ def _check_surface(config: Config) -> Iterator[Finding]:
     if not config.websocket.tls and not config.websocket.trusted_proxies:
         yield _finding(
             "websocket.tls is false and websocket.trusted_proxies is empty",
-            "name the networks of your HTTPS proxy, else peers' addresses are unknown",
+            "name the networks of your HTTPS proxy: nobody else may connect without TLS",
+        )
+    if config.websocket.client_certificate_header and not config.websocket.trusted_proxies:
+        yield _finding(
+            "websocket.client_certificate_header counts only from websocket.trusted_proxies",
+            "name the networks of your HTTPS proxy",
             is_error=False,
         )
     if config.local.authenticate == "none":

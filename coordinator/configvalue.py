@@ -2,6 +2,7 @@
 
 import ipaddress
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,14 @@ def _url_path(text: str) -> str:
     return text
 
 
+def _header(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9-]+", text):
+        raise ValueError(f"{text!r} is not the name of a header such as Client-Cert")
+    return text
+
+
 _PATHS = ("directory", "file", "trust")
-_MAY_BE_EMPTY = ("address-or-off", "redis-url", "wss-url")
+_MAY_BE_EMPTY = ("address-or-off", "header", "redis-url", "wss-url")
 _CHECKS: dict[str, Callable[[str], str]] = {
     "address": _address,
     "address-or-off": _address,
@@ -125,4 +132,5 @@ _CHECKS: dict[str, Callable[[str], str]] = {
     "redis-url": _redis_url,
     "wss-url": _wss_url,
     "url-path": _url_path,
+    "header": _header,
 }

@@ -65,13 +65,26 @@ def test_a_unix_socket_and_no_steering_take_no_port(config: Config) -> None:
 
 def test_weak_settings_are_warnings(config: Config) -> None:
     config = dataclasses.replace(
-        config, websocket=WebSocket(tls=False), local=Local(authenticate="none")
+        config,
+        websocket=WebSocket(client_certificate_header="Client-Cert"),
+        local=Local(authenticate="none"),
     )
 
     findings = check(config, NOW)
 
     assert len(findings) == 2
     assert exit_code(findings) == ExitCode.OK
+
+
+def test_without_tls_somebody_must_be_trusted_to_have_it(config: Config) -> None:
+    config = dataclasses.replace(config, websocket=WebSocket(tls=False))
+
+    [finding] = check(config, NOW)
+
+    assert finding.cause == "websocket.tls is false and websocket.trusted_proxies is empty"
+    assert finding.is_error and finding.exit_code == ExitCode.CONFIGURATION
+    proxied = WebSocket(tls=False, trusted_proxies=("127.0.0.1/32",))
+    assert causes(dataclasses.replace(config, websocket=proxied)) == []
 
 
 def test_components_want_their_own_port_on_this_machine(config: Config) -> None:

@@ -21,6 +21,8 @@ HERE = Path("/etc/fedgate")
         ("redis-url", "", ""),
         ("wss-url", "wss://192.0.2.1:8443/x", "wss://192.0.2.1:8443/x"),
         ("url-path", "/xmpp-s2s", "/xmpp-s2s"),
+        ("header", "X-SSL-Client-Cert", "X-SSL-Client-Cert"),
+        ("header", "", ""),
         ("domain", "A.example", "a.example"),
         ("file", "../x.pem", "/etc/fedgate/../x.pem"),
         ("file", "", ""),
@@ -44,6 +46,8 @@ def test_texts_become_canonical(kind: str, text: str, canonical: str) -> None:
         ("wss-url", "wss://x/#f"),
         ("url-path", "/a b"),
         ("url-path", "/a?b"),
+        ("header", "Client Cert"),
+        ("header", "Client-Cert:"),
     ],
 )
 def test_a_refusal_names_the_key(kind: str, text: str) -> None:
