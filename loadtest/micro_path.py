@@ -31,6 +31,7 @@ from coordinator.routes import DomainPair
 from workers.gateway.certificates import parse_pair
 from workers.gateway.channel import Channel
 from workers.gateway.flow import JournalPort
+from workers.gateway.forwarded import TrustedProxies
 from workers.gateway.local_source import LocalSource
 from workers.gateway.negotiation import NoOwner
 from workers.gateway.remote_source import RemoteSource
@@ -80,7 +81,7 @@ class Wire(asyncio.Transport):
         self._early = b""
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return _Socket if name == "socket" else default
+        return {"socket": _Socket, "peername": ("127.0.0.1", 0)}.get(name, default)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
 
@@ -254,7 +255,12 @@ class Rig:
         return wire
 
     async def _websocket_in(self, session: WebSocketSession) -> Wire:
-        endpoint = Endpoint(path="/xmpp-s2s", new_owner=lambda _: session, context=self._server)
+        endpoint = Endpoint(
+            path="/xmpp-s2s",
+            new_owner=lambda _: session,
+            context=self._server,
+            proxies=TrustedProxies(("127.0.0.1/32",)),
+        )
         websocket = AcceptedWebSocket(endpoint)
         session.attach(websocket)
         wire = Wire(

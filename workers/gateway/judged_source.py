@@ -101,10 +101,10 @@ class JudgedSource(InboundSource):
     @property
     def _asker(self) -> str:
         """For whom we ask others about keys."""
-        if self._listener.config.websocket.trusted_proxies:
+        address = self.session.websocket.peer_address
+        if self._listener.proxies.trusts(address):
             return self._stream.sender  # all have the proxy's address
-        peer = self.session.channel.peername
-        return network_of(peer[0]) if isinstance(peer, tuple) else "?"
+        return network_of(address)
 
     def _on_key(self, event: DialbackKeyReceived) -> None:
         refusal = self._why_no_question(event.sender, event.target)

@@ -5,16 +5,18 @@ import logging
 import secrets
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
 from typing import Any
+from urllib.parse import urlsplit
 
 from coordinator.client import ControlPlane
 from coordinator.config import Config
 from coordinator.routes import DomainPair
+from workers.gateway import hostmeta
+from workers.gateway.addresses import Networks
 from workers.gateway.admission import Admission
 from workers.gateway.discovery import Discovery
+from workers.gateway.forwarded import TrustedProxies
 from workers.gateway.identity import TrustSources
 from workers.gateway.publication import Publication
 from workers.gateway.remote_source import RemoteSource
@@ -64,12 +66,17 @@ class PublicListener:
             use_bidi=config.websocket.bidi,
             resumption_seconds=config.websocket.resume,
         )
+        self.proxies = TrustedProxies(
+            config.websocket.trusted_proxies, config.websocket.client_certificate_header
+        )
         self._endpoint = Endpoint(
             path=config.websocket.path,
             new_owner=self._new_session,
             context=certificates.context_for(config.gateway.domains[0])
             if config.websocket.tls
             else None,
+            proxies=self.proxies,
+            origin=_origin(hostmeta.public_url(config)),
             # Above the limit of the parser, so that a stream error can name what was wrong
             # (protocol A21); raised when the peer is authenticated.
             max_message=2 * config.limits.preauth_bytes,
@@ -79,7 +86,7 @@ class PublicListener:
                 proxies=config.websocket.trusted_proxies,
             ),
             http_responder=publication,
-            allow_unmasked=_allowance(config.websocket.allow_unmasked),
+            allow_unmasked=Networks(config.websocket.allow_unmasked).__contains__,
         )
         self._servers: list[asyncio.Server] = []
 
@@ -168,10 +175,8 @@ class PublicListener:
         return session
 
 
-def _allowance(networks: Sequence[str]) -> Callable[[str], bool]:
-    """COMPAT(PeerTube livechat): its module sends unmasked frames, which RFC 6455 §5.1 forbids."""
-    allowed = [ip_network(network) for network in networks]
-    return lambda address: any(ip_address(address) in network for network in allowed)
+def _origin(url: str) -> str:
+    return f"https://{urlsplit(url).netloc}"
 
 
 def new_stream_id() -> str:

@@ -333,6 +333,15 @@ class WebSocketSession(Session):
         self.websocket.ping(b"k")
         self._ping_timer = self._loop.call_later(self._ping_interval, self._keep_alive)
 
+    def peer_chain(self) -> list[x509.Certificate]:
+        return self.websocket.peer_chain()
+
+    def describe(self) -> dict[str, Any]:
+        shown = super().describe()
+        if self.websocket.is_behind_proxy:
+            shown["peer"] = f"{self.websocket.peer_address} via {shown['peer']}"
+        return shown
+
     # What the WebSocket calls.
 
     def websocket_opened(self, headers: Headers) -> None:

@@ -7,6 +7,7 @@ protocol, which is the judge of what is legal. `websocket_handshake.py` has the 
 import asyncio
 from typing import Protocol
 
+from cryptography import x509
 from websockets.datastructures import Headers
 from websockets.frames import Frame, Opcode
 from websockets.protocol import SERVER, State
@@ -75,6 +76,21 @@ class WebSocket:
     def is_open(self) -> bool:
         """Messages can be sent."""
         return self._open and self._protocol.state is State.OPEN and not self.channel.is_closing
+
+    @property
+    def peer_address(self) -> str:
+        """The IP address of the peer, also behind trusted proxies; "" on a unix socket."""
+        peer = self.channel.peername
+        return peer[0] if isinstance(peer, tuple) else ""
+
+    @property
+    def is_behind_proxy(self) -> bool:
+        """The peer's address is what a trusted proxy has told."""
+        return False
+
+    def peer_chain(self) -> list[x509.Certificate]:
+        """The peer's certificates, unverified, leaf first; may be empty."""
+        return self.channel.peer_chain()
 
     def limit_messages(self, max_message: int) -> None:
         """From the next frame on: larger messages, in bytes, end the connection with 1009."""

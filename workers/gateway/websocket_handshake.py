@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
+from cryptography import x509
 from OpenSSL import SSL
 from websockets.client import ClientProtocol
 from websockets.datastructures import Headers, MultipleValuesError
@@ -18,9 +19,11 @@ from websockets.uri import parse_uri
 
 from workers.gateway.admission import Admission
 from workers.gateway.channel import Channel
+from workers.gateway.forwarded import ForwardedRefused, TrustedProxies
 from workers.gateway.websocket import SUBPROTOCOL, WebSocket, WebSocketOwner
 
 # The library says at level info that a connection opened; sessions say it better.
+log = logging.getLogger(__name__)
 _library_log = logging.getLogger(f"{__name__}.library")
 _library_log.setLevel(logging.WARNING)
 
@@ -43,6 +46,10 @@ class Endpoint:
     new_owner: Callable[["AcceptedWebSocket"], WebSocketOwner]
     # None: plain HTTP behind a TLS-terminating proxy.
     context: SSL.Context | None
+    # Whose word on peers behind them counts; without TLS nobody else may open a WebSocket.
+    proxies: TrustedProxies = field(default_factory=TrustedProxies)
+    # The origin of the published URL, as servers name it: a proxy may have changed Host.
+    origin: str = ""
     # Largest message in bytes; larger ones end the connection with 1009.
     max_message: int = 524288
     # Counts the connections until they are `admitted`; None: no limit.
@@ -98,7 +105,22 @@ class AcceptedWebSocket(_OpeningWebSocket):
         self._deadline: asyncio.TimerHandle | None = None
         self._is_head = False
         self._stranger: str | None = None
+        self._forwarded_address = ""
+        self._forwarded_chain: list[x509.Certificate] | None = None
         self.request: Request | None = None
+
+    @property
+    def peer_address(self) -> str:
+        return self._forwarded_address or super().peer_address
+
+    @property
+    def is_behind_proxy(self) -> bool:
+        return bool(self._forwarded_address)
+
+    def peer_chain(self) -> list[x509.Certificate]:
+        if self._forwarded_chain is not None:
+            return self._forwarded_chain
+        return super().peer_chain()
 
     def admitted(self, max_message: int) -> None:
         """The peer has proved who it is: it may send more and is no stranger any more."""
@@ -180,20 +202,44 @@ class AcceptedWebSocket(_OpeningWebSocket):
         if is_upgrade and request.headers.get_all("Sec-WebSocket-Version") not in ([], ["13"]):
             version = {"Sec-WebSocket-Version": "13"}
             return _reject(server, HTTPStatus.UPGRADE_REQUIRED, Upgrade="websocket", **version)
-        if is_upgrade and not _origin_allowed(request.headers):
+        if is_upgrade and not _origin_allowed(request.headers, endpoint.origin):
             return _reject(server, HTTPStatus.FORBIDDEN)
         if is_upgrade and not endpoint.accepting:
             return _reject(server, HTTPStatus.SERVICE_UNAVAILABLE)
-        return server.accept(request)
+        refusal = self._hear_proxy(request.headers) if is_upgrade else None
+        return server.accept(request) if refusal is None else _reject(server, refusal)
+
+    def _hear_proxy(self, headers: Headers) -> HTTPStatus | None:
+        """Learn whom a trusted proxy speaks for; the status with which to refuse the request."""
+        proxies, sender = self._endpoint.proxies, self.peer_address
+        if not proxies.trusts(sender):
+            if self._endpoint.context is None:
+                # XEP-0468 §2.3: wss only, and only a proxy of ours can have seen to that.
+                log.info("%s has no TLS and is not in websocket.trusted_proxies", sender)
+                return HTTPStatus.FORBIDDEN
+            return None
+        if proxies.forwards_certificates(sender):
+            try:
+                self._forwarded_chain = proxies.chain(headers)
+            except ForwardedRefused as exc:
+                log.warning("the proxy %s forwards no usable certificate: %s", sender, exc)
+                return HTTPStatus.BAD_REQUEST
+        address = proxies.address_of_peer(sender, headers)
+        if address != sender:
+            self._forwarded_address = address
+            admission = self._endpoint.admission
+            if admission is not None and self._stranger is not None:
+                self._leave()
+                if not admission.enter(address):
+                    return HTTPStatus.TOO_MANY_REQUESTS
+                self._stranger = address
+        return None
 
     def _open_with(self, request: Request, response: Response) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
         self.request = request
-        address = self.channel.peername
-        self._allow_unmasked = self._endpoint.allow_unmasked(
-            address[0] if isinstance(address, tuple) else ""
-        )
+        self._allow_unmasked = self._endpoint.allow_unmasked(self.peer_address)
         self._server.send_response(response)
         self._write_protocol()
         self._open = True
@@ -366,8 +412,8 @@ def _reject(server: ServerProtocol, status: HTTPStatus, **headers: str) -> Respo
     return response
 
 
-def _origin_allowed(headers: Headers) -> bool:
-    """Servers send none, or their own (xmpp-proxy: https://<Host>); a web page's is refused."""
+def _origin_allowed(headers: Headers, published: str) -> bool:
+    """Servers send none, or that of the URL (xmpp-proxy); a web page's is refused."""
     try:
         origin = headers.get("Origin")
         host = headers.get("Host")
@@ -375,7 +421,8 @@ def _origin_allowed(headers: Headers) -> bool:
         return False
     if origin is None:
         return True
-    return host is not None and _origin_host(origin) == _origin_host(f"https://{host}")
+    ours = [published, f"https://{host}" if host else ""]
+    return _origin_host(origin) in [_origin_host(each) for each in ours if each]
 
 
 def _origin_host(origin: str) -> str:

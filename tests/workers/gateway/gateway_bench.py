@@ -178,7 +178,13 @@ class GatewayScene:
         issued = self.public_ca.issue(*names)
         return issued.certificate, issued.key
 
-    async def start(self, *, remote: dict[str, Any] | None = None, **limits: Any) -> None:
+    async def start(
+        self,
+        *,
+        remote: dict[str, Any] | None = None,
+        websocket: dict[str, Any] | None = None,
+        **limits: Any,
+    ) -> None:
         await self.remote.serve_websocket(server_context(self.remote_pair))
         self.local.tls = server_context(self.local_pair)
         await self.local.serve_tcp()
@@ -190,7 +196,7 @@ class GatewayScene:
         self.config = Config(
             gateway=Gateway(domains=(LOCAL,), name="gw", state_dir=str(state_dir)),
             certificates=Certificates(pairs=(own,), trust=str(self.public_ca.bundle)),
-            websocket=WebSocket(listen=("127.0.0.1:0",)),
+            websocket=WebSocket(**{"listen": ("127.0.0.1:0",), **(websocket or {})}),
             local=Local(server=f"127.0.0.1:{self.local.port}"),
             remote={REMOTE: replace(Remote(url=self.remote.url), **(remote or {}))},
             discovery=DiscoveryOptions(allow_networks=("127.0.0.0/8",), timeout=1),
@@ -278,9 +284,13 @@ class GatewayScene:
         sender: str = REMOTE,
         known: bool = True,
         resume: Suspended | None = None,
+        headers: dict[str, str] | None = None,
         **options: Any,
     ) -> Peer:
-        """A wss session as a remote server opens it; `known`: with a certificate."""
+        """A wss session as a remote server opens it; `known`: with a certificate.
+
+        Without TLS, as a proxy before the gateway does; then `headers` tell of the certificate.
+        """
         config = StreamConfig(dialback_secret=SECRET, use_external=known, **options)
         parser = MessageParser(config.limits)
         stream = InitiatingStream(
@@ -296,11 +306,13 @@ class GatewayScene:
         peer = self._peer()
         negotiation = Negotiation(peer)
         session = WebSocketSession(stream, negotiation)
+        is_secure = self.config.websocket.tls
         websocket = await connect(
-            f"wss://{LOCAL}{self.config.websocket.path}",
+            f"{'wss' if is_secure else 'ws'}://{LOCAL}{self.config.websocket.path}",
             session,
             address=("127.0.0.1", self.public_port),
-            context=client_context(self.remote_pair if known else None),
+            context=client_context(self.remote_pair if known else None) if is_secure else None,
+            headers=headers,
         )
         session.attach(websocket)
         peer.session = session

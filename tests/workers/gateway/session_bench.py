@@ -8,6 +8,7 @@ from typing import Any
 from OpenSSL import SSL
 
 from coordinator.config import Limits
+from workers.gateway.forwarded import TrustedProxies
 from workers.gateway.negotiation import Negotiation
 from workers.gateway.session import Session, SessionOwner, TcpSession, WebSocketSession
 from workers.gateway.websocket_handshake import AcceptedWebSocket, Endpoint, connect
@@ -110,7 +111,12 @@ class FarServer:
         return self
 
     async def serve_websocket(self, context: SSL.Context | None = None) -> "FarServer":
-        endpoint = Endpoint(path=PATH, new_owner=self._new_web_session, context=context)
+        endpoint = Endpoint(
+            path=PATH,
+            new_owner=self._new_web_session,
+            context=context,
+            proxies=TrustedProxies(("127.0.0.1/32",)),
+        )
         await self._listen(lambda: AcceptedWebSocket(endpoint).channel)
         return self
 

@@ -1,6 +1,9 @@
 """Who may open sessions in whose name: certificates, and keys that are asked about."""
 
+from base64 import b64encode
+
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.workers.gateway.gateway_bench import GatewayScene
 from tests.workers.gateway.session_bench import (
@@ -112,3 +115,70 @@ async def test_a_flood_of_questions_is_refused_at_once(
         peer.session.stream.send_verify(sender=REMOTE, target=LOCAL, id=id, key="its own")
     peer.session.pump()
     await until(lambda: peer.answers() == ["error", "error"])
+
+
+BEHIND = {"tls": False, "trusted_proxies": ("127.0.0.1/32",)}
+
+
+def forwarded(gateway: GatewayScene) -> dict[str, str]:
+    leaf = gateway.remote_pair.chain[0].public_bytes(Encoding.DER)
+    return {"Client-Cert": f":{b64encode(leaf).decode()}:", "X-Forwarded-For": "203.0.113.5"}
+
+
+@on_quiet_loop
+async def test_a_forwarded_certificate_is_judged_like_a_direct_one(gateway: GatewayScene) -> None:
+    await gateway.start(websocket={**BEHIND, "client_certificate_header": "Client-Cert"})
+    await gateway.open_remote(headers=forwarded(gateway))
+    (shown,) = gateway.public.describe()
+    assert shown["authenticated_by"] == "external"
+    assert shown["peer"].startswith("203.0.113.5 via 127.0.0.1:")
+    with pytest.raises(HopFailed, match="EXTERNAL is not offered"):
+        await gateway.open_remote(
+            sender="other.example", headers=forwarded(gateway), use_dialback=False
+        )
+
+
+@pytest.mark.parametrize(
+    "websocket",
+    [
+        BEHIND,  # no header is configured
+        {"client_certificate_header": "Client-Cert"},  # nobody is trusted
+        {"client_certificate_header": "Client-Cert", "trusted_proxies": ("192.0.2.0/24",)},
+    ],
+)
+@on_quiet_loop
+async def test_a_certificate_that_nobody_may_forward_counts_nothing(
+    gateway: GatewayScene, websocket: dict[str, object]
+) -> None:
+    await gateway.start(websocket=websocket)
+    await gateway.open_remote(known=False, headers=forwarded(gateway))
+    (source,) = gateway.public.sources
+    assert source.session.peer_chain() == []
+    (shown,) = gateway.public.describe()
+    assert shown["authenticated_by"] == "dialback"
+    assert ("via" in shown["peer"]) == ("tls" in websocket)
+
+
+@on_quiet_loop
+async def test_the_proxys_own_certificate_is_not_the_peers(gateway: GatewayScene) -> None:
+    await gateway.start(
+        websocket={
+            "trusted_proxies": ("127.0.0.1/32",),
+            "client_certificate_header": "Client-Cert",
+        }
+    )
+    peer = await gateway.open_remote()  # TLS shows remote's certificate, the header none
+    (shown,) = gateway.public.describe()
+    assert shown["authenticated_by"] == "dialback"
+    peer.session.close()
+
+
+@on_quiet_loop
+async def test_keys_are_asked_for_in_the_name_of_the_address_that_is_known(
+    gateway: GatewayScene,
+) -> None:
+    await gateway.start(websocket=BEHIND)
+    for headers in ({"X-Forwarded-For": "2001:db8::5"}, {}):
+        await gateway.open_remote(known=False, headers=headers)
+    askers = {source._asker for source in gateway.public.sources}
+    assert askers == {"2001:db8::/64", REMOTE}

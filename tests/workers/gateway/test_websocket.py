@@ -24,6 +24,7 @@ from tests.workers.gateway.wire_bench import (
     python_context,
 )
 from workers.gateway import websocket as websocket_module
+from workers.gateway.forwarded import TrustedProxies
 from workers.gateway.frames import text_frames
 from workers.gateway.tls import client_context, server_context
 from workers.gateway.websocket import WebSocket
@@ -59,6 +60,7 @@ async def listening(
         path="/s2s",
         new_owner=new_owner,
         context=server_context(SERVER) if secure else None,
+        proxies=TrustedProxies(("127.0.0.1/32",)),
         max_message=MAX_MESSAGE,
         allow_unmasked=lambda _address: unmasked,
     )

@@ -20,7 +20,9 @@ from tests.workers.gateway.wire_bench import (
     python_context,
 )
 from workers.gateway import websocket_handshake
+from workers.gateway.admission import Admission
 from workers.gateway.channel import Channel
+from workers.gateway.forwarded import TrustedProxies
 from workers.gateway.tls import client_context, server_context
 from workers.gateway.websocket import WebSocket
 from workers.gateway.websocket_handshake import (
@@ -43,6 +45,8 @@ class Listener:
             path="/s2s",
             new_owner=self._new_owner,
             context=server_context(SERVER) if secure else None,
+            proxies=TrustedProxies(("127.0.0.1/32",), "Client-Cert"),
+            origin="https://public.example",
             http_responder=self._respond,
         )
 
@@ -111,6 +115,9 @@ REFUSED = {
     "a browser's origin": (request(Origin="https://evil.example"), 403),
     "an opaque origin": (request(Origin="null"), 403),
     "two origins": (request(Origin="https://gw.example\r\nOrigin: https://evil.example"), 403),
+    "an empty origin": (request(Origin=" "), 403),
+    "two certificates": (request(Client_Cert=":MAA=:\r\nClient-Cert: :MAA=:"), 400),
+    "a broken certificate": (request(Client_Cert=":MAA=:"), 400),
     "a body": (request("POST /s2s HTTP/1.1", Content_Length="5") + b"hello", 400),
     "bytes behind the request": (request() + b"\x81\x80", 400),
     "not HTTP": (b"EHLO mail.example\r\n\r\n", 400),
@@ -150,6 +157,7 @@ async def test_the_accepted_version_is_named() -> None:
         ("https://gw.example:443", "gw.example"),
         ("https://gw.example:8443", "gw.example:8443"),
         ("HTTPS://GW.example", "gw.EXAMPLE:443"),
+        ("https://public.example", "127.0.0.1:8080"),
     ],
 )
 @on_both_loops
@@ -204,6 +212,44 @@ async def test_a_draining_endpoint_says_503() -> None:
         listener.endpoint.accepting = False
 
         assert (await answer(listener, request())).startswith(b"HTTP/1.1 503 ")
+
+
+@on_both_loops
+async def test_without_tls_only_a_trusted_proxy_may_open_one() -> None:
+    async with listening() as listener:
+        listener.endpoint.proxies = TrustedProxies(("192.0.2.0/24",))
+        response = await answer(listener, request(X_Forwarded_For="192.0.2.1"))
+        document = await answer(
+            listener, request("GET /.well-known/host-meta.json HTTP/1.1", **PLAIN)
+        )
+
+    assert response.startswith(b"HTTP/1.1 403 ")
+    assert not listener.opened
+    assert document.startswith(b"HTTP/1.1 200 ")
+
+
+@on_both_loops
+async def test_peers_behind_a_proxy_are_counted_one_by_one() -> None:
+    async with listening() as listener:
+        admission = Admission(10, 1, proxies=("127.0.0.1/32",))
+        listener.endpoint.admission = admission
+        writers = []
+        for peer, status in (("203.0.113.5", 101), ("203.0.113.5", 429), ("203.0.113.6", 101)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            writers.append(writer)
+            writer.write(request(X_Forwarded_For=peer))
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 %d " % status)
+        assert [websocket.peer_address for websocket, _ in listener.opened] == [
+            "203.0.113.5",
+            "203.0.113.6",
+        ]
+        for websocket, _ in listener.opened:
+            assert websocket.is_behind_proxy
+            websocket.admitted(100_000)
+        for writer in writers:
+            writer.close()
+        assert admission._count == 0
 
 
 @pytest.mark.parametrize("data", [b"", b"GET /s2s HTTP/1.1\r\n", b"\x16\x03\x01"])
