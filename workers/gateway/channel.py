@@ -20,8 +20,24 @@ log = logging.getLogger(__name__)
 
 HIGH_WATER = 262144
 LOW_WATER = 65536
-# How long a closed connection may go on without progress before it is cut.
+# How long a closed connection may go on without progress before it is cut, and with some.
 LINGER_TIMEOUT = 2.0
+LONGEST_LINGER = 30.0
+# Most bytes that one connection reads in one turn of the loop: some 100 stanzas, 1 ms. The others
+# have their turns between.
+READ_SIZE = 32768
+# More bytes than this wait only for a peer that makes us answer and does not read the answers:
+# whoever sends stanzas stops at `HIGH_WATER`, after at most a piece of `Hop`'s.
+MAX_UNREAD = 4194304
+UNREAD = "the peer does not read what it asks for"
+
+# One for all channels: what is read is used up before the loop reads anything else.
+_buffer = memoryview(bytearray(READ_SIZE))
+
+# Why a channel does not read, each by itself.
+_BY_OWNER = 1
+_BY_TURN = 2
+_BY_RATE = 4
 
 
 class ChannelOwner(Protocol):
@@ -49,15 +65,18 @@ class ChannelOwner(Protocol):
         """The connection is gone; the reason is None when both sides ended it in order."""
 
 
-class Channel(asyncio.Protocol):
+class Channel(asyncio.BufferedProtocol):
     """One TCP connection with optional TLS; see the module's text. For one thread."""
 
     __slots__ = (
         "_closing",
         "_eof",
         "_flush_scheduled",
+        "_held",
+        "_is_choked",
         "_linger_left",
         "_linger_timer",
+        "_linger_until",
         "_loop",
         "_pending",
         "_pending_bytes",
@@ -84,10 +103,13 @@ class Channel(asyncio.Protocol):
         self._pending_bytes = 0
         self._flush_scheduled = False
         self._closing = False
+        self._held = 0
+        self._is_choked = False
         self._eof = False
         self._reason: str | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
         self._linger_left = -1
+        self._linger_until = 0.0
 
     # What the owner calls.
 
@@ -122,6 +144,9 @@ class Channel(asyncio.Protocol):
                 self._fail(f"TLS: {exc}")
                 return
             data = tls.data_to_send()
+        if self._is_choked and transport.get_write_buffer_size() > MAX_UNREAD:
+            self.abort(UNREAD)
+            return
         transport.write(data)
 
     def start_tls(
@@ -163,9 +188,11 @@ class Channel(asyncio.Protocol):
         if self._eof:
             transport.close()
             return
+        self._held = 0
         transport.resume_reading()
         if transport.can_write_eof():
             transport.write_eof()
+        self._linger_until = self._loop.time() + LONGEST_LINGER
         self._linger()
 
     def abort(self, reason: str | None = "aborted") -> None:
@@ -180,12 +207,15 @@ class Channel(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Stop reading: TCP holds the peer back. Nothing already read is kept behind."""
-        if self._transport is not None and not self._closing:
-            self._transport.pause_reading()
+        self._hold(_BY_OWNER)
 
     def resume_reading(self) -> None:
-        if self._transport is not None and not self._closing:
-            self._transport.resume_reading()
+        self._let_go(_BY_OWNER)
+
+    def rest(self, seconds: float) -> None:
+        """Read nothing for so long, whatever the owner does: the peer has sent its share."""
+        self._hold(_BY_RATE)
+        self._loop.call_later(seconds, self._let_go, _BY_RATE)
 
     @property
     def buffered(self) -> int:
@@ -235,7 +265,18 @@ class Channel(asyncio.Protocol):
             self.owner.connected()
         self.flush()
 
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if nbytes == READ_SIZE and not self._closing:
+            # There is more, and the loop would read it at once: the others first.
+            self._hold(_BY_TURN)
+            self._loop.call_soon(self._let_go, _BY_TURN)
+        self.data_received(bytes(_buffer[:nbytes]))
+
     def data_received(self, data: bytes) -> None:
+        """Take what was read."""
         if self._closing:
             return
         if self._quick_ack_socket is not None:
@@ -274,10 +315,12 @@ class Channel(asyncio.Protocol):
         return True
 
     def pause_writing(self) -> None:
+        self._is_choked = True
         if self.owner is not None and not self._closing:
             self.owner.write_paused()
 
     def resume_writing(self) -> None:
+        self._is_choked = False
         if self.owner is not None and not self._closing:
             self.owner.write_resumed()
 
@@ -294,6 +337,18 @@ class Channel(asyncio.Protocol):
             owner.closed(self._reason)
 
     # Inside.
+
+    def _hold(self, why: int) -> None:
+        if self._transport is not None and not self._closing:
+            if not self._held:
+                self._transport.pause_reading()
+            self._held |= why
+
+    def _let_go(self, why: int) -> None:
+        if self._transport is not None and self._held & why:
+            self._held ^= why
+            if not self._held:
+                self._transport.resume_reading()
 
     def _flush_turn(self) -> None:
         self._flush_scheduled = False
@@ -330,7 +385,7 @@ class Channel(asyncio.Protocol):
         if transport is None:
             return
         left = transport.get_write_buffer_size()
-        if left == self._linger_left:
+        if left == self._linger_left or self._loop.time() > self._linger_until:
             if left:
                 self._reason = self._reason or "the peer stopped reading"
                 transport.abort()
@@ -365,10 +420,15 @@ async def adopt_channel(
     Raises `OSError`; the socket is closed then.
     """
     channel = Channel(owner, quick_ack=quick_ack)
+    await adopt_channel_as(channel, sock)
+    return channel
+
+
+async def adopt_channel_as(channel: Channel, sock: socket.socket) -> None:
+    """Put a channel that has an owner on a connected socket; as `adopt_channel`."""
     try:
         sock.setblocking(False)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: channel, sock)
     except OSError:
         sock.close()
         raise
-    return channel

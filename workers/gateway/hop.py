@@ -22,7 +22,7 @@ from workers.gateway.failure import HopFailed
 from workers.gateway.flow import Batch, Failed
 from workers.gateway.isolation import Isolation
 from workers.gateway.outbox import Outbox
-from workers.gateway.pace import Pace, Pausable
+from workers.gateway.pace import Pace, Pausable, QueueLimit
 from workers.gateway.patience import Patience
 from workers.gateway.recovery import Recovery
 from workers.gateway.session import Session, WebSocketSession
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 # A hop that answers acknowledgement requests without progress is asked again this often.
 ASK_INTERVAL = 5.0
+# Bytes that are sent in one turn of the loop, at most, and one batch.
+PIECE = 131072
 # Stanzas sent and not acknowledged before the sources are held back.
 MAX_UNACKNOWLEDGED = 20_000
 Connect = Callable[["Hop"], Awaitable[Session]]
@@ -64,6 +66,7 @@ class Hop:
         barrier_tag: str = "",
         close_session: Callable[[Session], None] = lambda session: session.close(),
         closes_when_idle: Callable[[], bool] = lambda: True,
+        queue_limit: QueueLimit | None = None,
     ) -> None:
         """`close_session` ends one in order; `closes_when_idle`: or is that up to the peer?"""
         self.pair = pair
@@ -79,6 +82,7 @@ class Hop:
         self._close_session = close_session
         self._closes_when_idle = closes_when_idle
         self._limits = limits
+        self._queue_limit = queue_limit or QueueLimit(limits.queue_bytes)
         self._on_failed = on_failed
         self._on_ended = on_ended
         self._patient = patient
@@ -341,10 +345,18 @@ class Hop:
             session.stream.send_stanzas(self.outbox.take_one(self._mark_late))
         else:
             size = self.outbox.waiting_bytes
-            self._asking.send(session, self.outbox.take(self._mark_late), size)
+            taken = self.outbox.take(self._mark_late, PIECE)
+            self._asking.send(session, taken, size - self.outbox.waiting_bytes)
+            if self.outbox.has_ready:
+                # A peer that does not read stops us in time, and others have their turns between.
+                self._loop.call_soon(self._go_on, session)
         self._asking.ask(session)
         session.write()
         self._relieve_sources()
+
+    def _go_on(self, session: Session) -> None:
+        if session is self.session and not self._blocked:
+            self._flush(session)
 
     def _mark_late(self, batch: Batch) -> list[Stanza]:
         """A stanza that may arrive twice says so (XEP-0203)."""
@@ -409,7 +421,7 @@ class Hop:
     def _is_full(self) -> bool:
         outbox = self.outbox
         return (
-            outbox.waiting_bytes + outbox.unacknowledged_bytes > self._limits.queue_bytes
+            outbox.waiting_bytes + outbox.unacknowledged_bytes > self._queue_limit.bytes
             or outbox.unacknowledged > MAX_UNACKNOWLEDGED
         )
 

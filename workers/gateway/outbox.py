@@ -1,5 +1,6 @@
 """What waits for a next hop and what it has been sent: pure bookkeeping, no I/O, no clock."""
 
+import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,14 +61,18 @@ class Outbox:
             self._waiting.insert(at, batch)
         self.waiting_bytes += _size(batch)
 
-    def take(self, mark_late: Callable[[Batch], list[Stanza]]) -> list[Stanza]:
-        """All that waits and may be sent, now considered sent.
+    def take(
+        self, mark_late: Callable[[Batch], list[Stanza]], most: int = sys.maxsize
+    ) -> list[Stanza]:
+        """What waits and may be sent, now considered sent: no more batches beyond `most` bytes.
 
         What is uncertain is sent as `mark_late` makes it.
         """
         waiting = self._waiting
         stanzas: list[Stanza] = []
-        while waiting and not waiting[0].held:
+        is_piece = self.waiting_bytes > most
+        taken = 0
+        while waiting and not waiting[0].held and taken < most:
             batch = waiting.popleft()
             if batch.uncertain:
                 self.waiting_bytes -= _size(batch)
@@ -75,7 +80,12 @@ class Outbox:
                 self.waiting_bytes += _size(batch)
             stanzas += batch.stanzas
             self._sent.append(batch)
-        left = sum(map(_size, waiting)) if waiting else 0
+            if is_piece:
+                taken += _size(batch)
+        if not waiting:
+            left = 0
+        else:
+            left = self.waiting_bytes - taken if is_piece else sum(map(_size, waiting))
         self.unacknowledged_bytes += self.waiting_bytes - left
         self.waiting_bytes = left
         self.unacknowledged += len(stanzas)

@@ -11,6 +11,15 @@ class Pausable(Protocol):
     def resume(self) -> None: ...
 
 
+class QueueLimit:
+    """How many bytes may wait in one hop, the same for all: less while all of them hold much."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self, bytes: int) -> None:
+        self.bytes = bytes
+
+
 class Pace:
     """The sources that one hop holds back; true while there are any."""
 
