@@ -223,6 +223,32 @@ class Limits:
         100, "of these, from one IPv4 address or IPv6 /64", least=1
     )
     resend_timeout: float = option(20.0, "seconds queued stanzas wait for a lost next hop")
+    authentication_timeout: float = option(
+        30.0, "seconds in which a stream must be authenticated", least=0.1
+    )
+    stanza_timeout: float = option(
+        60.0, "seconds in which a stanza of a remote server must be complete", least=0.1
+    )
+    connections_per_address: int = option(
+        5000, "public connections to a worker from one IPv4 address or IPv6 /64", least=1
+    )
+    handshakes_per_address: int = option(
+        3000, "of these, opened within a minute; 0: any number", least=0
+    )
+    sessions_per_domain: int = option(
+        200, "sessions that one remote domain may have opened to a worker", least=1
+    )
+    bytes_per_second: int = option(
+        33554432, "bytes read per second from the sessions of one remote owner; 0: any number"
+    )
+    stanzas_per_second: int = option(
+        20000, "stanzas read per second from the sessions of one remote owner; 0: any number"
+    )
+    queues_bytes: int = option(
+        268435456,
+        "bytes that may wait for all domain pairs of a worker; beyond it each may have less",
+        least=65536,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,9 +35,7 @@ LIVE = frozenset(
         "limits.*",
     }
 )
-INNER = frozenset(
-    {"limits.connects", "limits.unauthenticated", "limits.unauthenticated_per_address"}
-)
+INNER = frozenset({"limits.connects", "limits.bytes_per_second", "limits.stanzas_per_second"})
 """Exceptions from `LIVE`: counters are made with them."""
 OUTER = frozenset(
     {

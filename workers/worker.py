@@ -182,7 +182,7 @@ class Worker:
             local = [_bind(config.local.listen)]
         self.local.start(local)
         public = self._inherited("websocket") or [_bind(a) for a in config.websocket.listen]
-        await self.public.start(public)
+        self.public.start(public)
 
     def _inherited(self, name: str) -> list[socket.socket]:
         return [socket.socket(fileno=number) for number in self._sockets.get(name, [])]

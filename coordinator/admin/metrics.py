@@ -14,6 +14,7 @@ _PER_WORKER = (
     ("fedgate_worker_sessions", "gauge", "Sessions open.", "sessions"),
     ("fedgate_worker_cpu_seconds_total", "counter", "Processor time used.", "cpu_seconds"),
     ("fedgate_worker_rss_bytes", "gauge", "Resident memory.", "rss_bytes"),
+    ("fedgate_worker_descriptors", "gauge", "Descriptors in use.", "descriptors"),
     ("fedgate_worker_names", "gauge", "XML names held, see gateway.max_names.", "names"),
     ("fedgate_journal_bytes", "gauge", "Bytes of stanzas that the journal holds.", "journal_bytes"),
     ("fedgate_journal_entries", "gauge", "Entries of the journal.", "journal_entries"),
@@ -80,7 +81,14 @@ def _of_workers(workers: list[dict[str, Any]]) -> list[Family]:
             if worker["state"] not in ("draining", "stopping") and worker.get(key) is not None
         ]
         families.append((name, kind, help, sizes))
-    return families
+    refused: list[Sample] = [
+        ({"worker": worker["slot"], "reason": reason}, float(count))
+        for worker in workers
+        if worker["state"] not in ("draining", "stopping")
+        for reason, count in (worker.get("refused") or {}).items()
+    ]
+    help = "Connections and sessions refused or cut, by the limit that they met."
+    return [*families, ("fedgate_refused_total", "counter", help, refused)]
 
 
 def _of_ledger(ledger: dict[str, Any]) -> list[Family]:

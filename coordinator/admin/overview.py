@@ -3,7 +3,7 @@
 import os
 import time
 import tomllib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -92,8 +92,17 @@ class Overview:
             "restart_needed": sorted(
                 {str(key) for link in links for key in link.report.get("restart_needed", ())}
             ),
+            "refused": self.refused(),
             "ledger": self.ledger(),
         }
+
+    def refused(self) -> dict[str, int]:
+        """What strangers and peers were refused by the workers that live, by reason."""
+        total: Counter[str] = Counter()
+        for link in self._reception.links.values():
+            counts = link.report.get("refused")
+            total.update(counts if isinstance(counts, dict) else {})
+        return dict(sorted(total.items()))
 
     def workers(self) -> list[dict[str, Any]]:
         """Each slot of ours, then who retires, then each worker that was started elsewhere."""

@@ -17,7 +17,7 @@ NEW = replace(
     OLD,
     gateway=Gateway(domains=("a.example", "c.example"), name="gw", drain_timeout=9.0),
     websocket=WebSocket(path="/elsewhere"),
-    limits=Limits(depth=40, unauthenticated=5),
+    limits=Limits(depth=40, connects=5),
     redis=Redis(url="redis://h"),
     remote={"b.example": Remote(block=True), "d.example": Remote()},
 )
@@ -31,11 +31,11 @@ def test_every_key_that_changed_is_named_with_what_it_needs():
         'remote."d.example"',
         "limits.depth",
     )
-    assert change.inner == ("websocket.path", "limits.unauthenticated")
+    assert change.inner == ("websocket.path", "limits.connects")
     assert change.outer == ("gateway.domains", "redis.url")
     assert str(change) == (
         'in force: gateway.drain_timeout, remote."b.example", remote."d.example", limits.depth; '
-        "needs `fedgate restart`: websocket.path, limits.unauthenticated; "
+        "needs `fedgate restart`: websocket.path, limits.connects; "
         "needs a stop and a start of fedgate: gateway.domains, redis.url"
     )
     assert str(changed(OLD, OLD)) == "the configuration is as it was"

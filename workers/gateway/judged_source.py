@@ -55,6 +55,11 @@ class JudgedSource(InboundSource):
             stream.fail(StreamCondition.POLICY_VIOLATION, "this domain is not served")
             self.session.pump()
             return
+        if self._listener.has_too_many(event.sender):
+            self._listener.refusals.note("sessions-of-domain", event.sender, "refused one more")
+            stream.fail(StreamCondition.RESOURCE_CONSTRAINT, "too many sessions of this domain")
+            self.session.pump()
+            return
         reason = await self._why_no_external(event.sender)
         if stream.state is not State.DECIDING:
             return

@@ -13,12 +13,15 @@ from coordinator.client import ControlPlane
 from coordinator.config import Config
 from coordinator.routes import DomainPair
 from workers.gateway import hostmeta
+from workers.gateway.acceptor import Acceptor
 from workers.gateway.addresses import Networks
-from workers.gateway.admission import Admission
+from workers.gateway.admission import Admission, Entry
+from workers.gateway.channel import Channel
 from workers.gateway.discovery import Discovery
 from workers.gateway.forwarded import TrustedProxies
 from workers.gateway.identity import TrustSources
 from workers.gateway.publication import Publication
+from workers.gateway.refusals import Refusals
 from workers.gateway.remote_source import RemoteSource
 from workers.gateway.resumption import Resumptions
 from workers.gateway.router import Router
@@ -57,6 +60,13 @@ class PublicListener:
         self.sources: set[RemoteSource] = set()
         self.errors: deque[dict[str, Any]] = deque(maxlen=MAX_ERRORS)
         self.resumptions = Resumptions()
+        clock = asyncio.get_running_loop().time
+        self.refusals = Refusals(clock)
+        self.admission = Admission(
+            lambda: config.limits, self.refusals, clock, proxies=config.websocket.trusted_proxies
+        )
+        self._by_domain: dict[str, set[RemoteSource]] = {}
+        """Sources that are authenticated, by the domain that opened them."""
         self._control: ControlPlane | None = None
         self._releases: set[asyncio.Task[None]] = set()
         self._stream_config = StreamConfig(
@@ -80,24 +90,17 @@ class PublicListener:
             # Above the limit of the parser, so that a stream error can name what was wrong
             # (protocol A21); raised when the peer is authenticated.
             max_message=2 * config.limits.preauth_bytes,
-            admission=Admission(
-                config.limits.unauthenticated,
-                config.limits.unauthenticated_per_address,
-                proxies=config.websocket.trusted_proxies,
-            ),
             http_responder=publication,
             allow_unmasked=Networks(config.websocket.allow_unmasked).__contains__,
         )
-        self._servers: list[asyncio.Server] = []
+        self._acceptor = Acceptor(self.admission, self._new_channel)
 
-    async def start(self, sockets: list[socket.socket]) -> None:
-        """Accept on sockets that are bound; other workers may accept on the same."""
-        loop = asyncio.get_running_loop()
-        for sock in sockets:
-            server = await loop.create_server(
-                lambda: AcceptedWebSocket(self._endpoint).channel, sock=sock
-            )
-            self._servers.append(server)
+    def start(self, sockets: list[socket.socket]) -> None:
+        """Accept on sockets that listen; other workers may accept on the same."""
+        self._acceptor.start(sockets)
+
+    def _new_channel(self, entry: Entry) -> Channel:
+        return AcceptedWebSocket(self._endpoint, entry).channel
 
     def reload(self) -> None:
         """Apply the limits that are in force now to connections from now on."""
@@ -134,14 +137,32 @@ class PublicListener:
     def stop(self) -> None:
         """Accept nothing more."""
         self._endpoint.accepting = False
-        for server in self._servers:
-            server.close()
+        self._acceptor.stop()
 
     def describe(self) -> list[dict[str, Any]]:
         return [source.describe() for source in self.sources if source.pairs]
 
-    def source_ended(self, source: RemoteSource, reason: str) -> None:
+    def source_authenticated(self, source: RemoteSource, domain: str) -> None:
+        """The source has proved its first domain."""
+        self._by_domain.setdefault(domain, set()).add(source)
+
+    def has_too_many(self, domain: str) -> bool:
+        """The domain has all sessions that it may open; those that are lost do not count."""
+        sources = self._by_domain.get(domain, ())
+        alive = sum(not source.is_lost for source in sources)
+        return alive >= self.config.limits.sessions_per_domain
+
+    def forget(self, source: RemoteSource) -> None:
+        """The source has ended, or another goes on with its session."""
         self.sources.discard(source)
+        domain = source.session.stream.sender
+        if (sources := self._by_domain.get(domain)) is not None:
+            sources.discard(source)
+            if not sources:
+                del self._by_domain[domain]
+
+    def source_ended(self, source: RemoteSource, reason: str) -> None:
+        self.forget(source)
         if not source.pairs:
             stream = source.session.stream
             self.errors.append(

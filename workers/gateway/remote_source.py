@@ -11,6 +11,7 @@ from workers.gateway.hop import Hop
 from workers.gateway.judged_source import JudgedSource
 from workers.gateway.session import Session, WebSocketSession
 from workers.gateway.websocket_handshake import AcceptedWebSocket
+from workers.xmpp.errors import StreamCondition
 from workers.xmpp.events import (
     AckRequested,
     Authenticated,
@@ -21,6 +22,7 @@ from workers.xmpp.events import (
     StanzaRefused,
     StanzasReceived,
     StreamEstablished,
+    StreamFailed,
     StreamOpened,
     VerifyRequested,
 )
@@ -94,6 +96,8 @@ class RemoteSource(JudgedSource):
             self._on_key(event)
         elif isinstance(event, VerifyRequested):
             self._on_verify_requested(event)
+        elif isinstance(event, StreamFailed):
+            self._on_failed(event)
         elif self.way_back is not None:
             self.way_back.on_event(session, event)
 
@@ -126,11 +130,20 @@ class RemoteSource(JudgedSource):
 
     def _on_authenticated(self, event: Authenticated) -> None:
         pair = DomainPair(event.target, event.sender)
-        self.pairs[pair] = event.by
         websocket = self.session.websocket
+        if not self.pairs:
+            websocket.meter = self.router.allowances.of(event.sender)
+            self._listener.source_authenticated(self, self._stream.sender)
+        self.pairs[pair] = event.by
         if isinstance(websocket, AcceptedWebSocket):
             websocket.admitted(2 * self._listener.config.limits.stanza_bytes)
         log.info("%s authenticated to %s by %s", event.sender, event.target, event.by)
+
+    def _on_failed(self, event: StreamFailed) -> None:
+        if event.condition is StreamCondition.CONNECTION_TIMEOUT and not event.by_peer:
+            self._listener.refusals.note("slow", self._asker, "no authentication in time")
+        if self.way_back is not None:
+            self.way_back.on_event(self.session, event)
 
     # Lost, resumed or over.
 
@@ -237,6 +250,7 @@ class RemoteSource(JudgedSource):
         heir.attach(self.session)
         heir.pairs = dict(self.pairs)
         self._listener.sources.add(heir)
+        self._listener.source_authenticated(heir, self._stream.sender)
         return heir
 
     def _stay_suspended(self, suspended: Suspended) -> None:
@@ -264,7 +278,7 @@ class RemoteSource(JudgedSource):
         self._is_over = True
         self.origin.lose()
         self._changed.ring()
-        self._listener.sources.discard(self)
+        self._listener.forget(self)
 
     # The way back.
 

@@ -14,9 +14,11 @@ from coordinator.accounts import IN_FLIGHT_OURS, IN_FLIGHT_RESENDABLE, Account
 from coordinator.config import Config
 from coordinator.journal import Kind
 from coordinator.routes import DomainPair
+from workers.gateway.allowance import Allowances
 from workers.gateway.flow import Batch, Failed, JournalPort, Origin, Replies, settle_dropped
 from workers.gateway.hop import Hop
 from workers.gateway.local_connector import ToLocalServer
+from workers.gateway.pace import QueueLimit
 from workers.gateway.remote_connector import RemoteConnector
 from workers.gateway.requests import Requests
 from workers.gateway.verification import Verifier
@@ -41,6 +43,8 @@ class Router:
         self.account = account
         self.journal = journal
         self.requests = Requests()
+        self.allowances = Allowances(lambda: config.limits)
+        self.queue_limit = QueueLimit(config.limits.queue_bytes)
         self.on_outbound_failed: Callable[[DomainPair, str], None] = lambda pair, reason: None
         """Told when a remote hop gave up, so that its local streams can be closed."""
         self.on_pair_idle: Callable[[DomainPair], None] = lambda pair: None
@@ -91,6 +95,7 @@ class Router:
             connect=way.connect,
             close_session=way.close,
             limits=self._config.limits,
+            queue_limit=self.queue_limit,
             on_failed=partial(self._on_outbound_failed, pair),
             on_ended=partial(self._on_remote_ended, way),
             patient=False,
@@ -108,6 +113,7 @@ class Router:
                 target=pair.local,
                 connect=partial(self._local_connector.connect, pair.local, pair.remote),
                 limits=self._config.limits,
+                queue_limit=self.queue_limit,
                 on_failed=partial(self._on_inbound_failed, pair),
                 on_ended=self._on_local_ended,
                 # The local server's restart is no reason to bounce at once.
@@ -148,6 +154,7 @@ class Router:
         for origin in self.origins:
             origin.journal_old(now)
         self.requests.forget_old(now)
+        self.allowances.each_second(now)
 
     def barrier_answered(self, pair: DomainPair, token: str) -> bool:
         """The local server answered a ping of ours; false if no hop of this worker sent it."""

@@ -286,10 +286,15 @@ class WebSocketSession(Session):
     def attach(self, websocket: WebSocket) -> None:
         self.websocket = websocket
         self.channel = websocket.channel
+        websocket.message_timeout = self.stream.config.limits.stanza_timeout
         self._is_attached = True
         if self._was_early:
             # RFC 7395 §3.4: the client opens the stream.
             self.abort("the peer spoke before the stream was opened")
+
+    def resume_reading(self) -> None:
+        super().resume_reading()
+        self.websocket.restart_clock()
 
     def ping(self, payload: bytes) -> None:
         """A Ping behind everything written so far; `on_pong` follows."""

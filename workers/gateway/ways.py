@@ -60,7 +60,9 @@ class OwnWay:
             self.end()
         local, remote = self._pair
         queued = bool(hop.outbox)
-        return await self._connector.connect(local, remote, self, resume=resume, queued=queued)
+        session = await self._connector.connect(local, remote, self, resume=resume, queued=queued)
+        session.websocket.meter = self._router.allowances.of(remote)
+        return session
 
     async def _is_settled(self, resume: Suspended) -> bool:
         if self._source is not None and not await self._source.settled(PENDING_TIMEOUT):

@@ -14,6 +14,7 @@ from websockets.protocol import SERVER, State
 from websockets.protocol import Protocol as SansIOProtocol
 from websockets.speedups import apply_mask
 
+from workers.gateway.allowance import Allowance
 from workers.gateway.channel import Channel
 from workers.gateway.frames import TEXT_FIN, frame_size, text_frames, with_empty_mask
 
@@ -69,6 +70,13 @@ class WebSocket:
         self._deaf = False
         self._told_closed = False
         self._paused = False
+        self.meter: Allowance | None = None
+        """Counts what is read, in bytes and frames of any kind, once the peer is known."""
+        self.message_timeout = float("inf")
+        """Seconds after which a message that began must be complete."""
+        # Since when a message has been incomplete; frames of this read that are no message.
+        self._began_at = 0.0
+        self._uncommon = 0
         self._held_pong = b""
         self._close_timer: asyncio.TimerHandle | None = None
 
@@ -142,18 +150,51 @@ class WebSocket:
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
+        size = len(data)
         buffer = self._buffer
         if buffer:
             buffer += data
             if len(buffer) < self._needed:
+                self._on_progress(size, 0)
+                if self._deaf:
+                    self._on_last_frame()
                 return
             data = bytes(buffer)
             buffer.clear()
         messages = self._cut(data)
+        self._on_progress(size, len(messages))
         if messages and self.owner is not None and not self._told_closed:
             self.owner.messages_received(messages)
         if self._deaf:
             self._on_last_frame()
+
+    def restart_clock(self) -> None:
+        """It was not the peer who let an incomplete message wait."""
+        if self._began_at:
+            self._began_at = asyncio.get_running_loop().time()
+
+    def _on_slow(self, reason: str) -> None:
+        """The connection is about to be failed for it."""
+
+    def _on_progress(self, size: int, messages: int) -> None:
+        """Something was read: is the peer within its share and its time?"""
+        now = asyncio.get_running_loop().time()
+        if not (self._buffer or self._message or self._through):
+            self._began_at = 0.0
+        elif messages or not self._began_at:
+            self._began_at = now
+        elif now - self._began_at > self.message_timeout:
+            reason = f"a message took more than {self.message_timeout:g} s"
+            self._on_slow(reason)
+            self._protocol.fail(1008, reason)
+            self._write_protocol()
+            self._deaf = True
+        if self.meter is not None:
+            rest = self.meter.take(size, messages + self._uncommon, now)
+            if rest:
+                self.channel.rest(rest)
+                self._began_at = self._began_at and self._began_at + rest
+        self._uncommon = 0
 
     def eof_received(self) -> None:
         self._protocol.receive_eof()
@@ -256,6 +297,7 @@ class WebSocket:
         self, data: bytes, position: int, header: int, length: int, messages: list[bytes]
     ) -> int:
         """Hand the header of an uncommon frame to the protocol; its payload follows as it comes."""
+        self._uncommon += 1
         frame_header = data[position : position + header]
         if self._allow_unmasked and not frame_header[1] & 0x80:
             frame_header = with_empty_mask(frame_header)
@@ -292,6 +334,7 @@ class WebSocket:
             if owner is None or self._told_closed:
                 return
             if messages:  # what came before the Pong is told before it
+                self._uncommon += len(messages)
                 owner.messages_received(messages.copy())
                 messages.clear()
             if not self._told_closed:

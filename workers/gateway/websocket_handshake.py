@@ -17,8 +17,8 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
-from workers.gateway.admission import Admission
-from workers.gateway.channel import Channel
+from workers.gateway.admission import Entry
+from workers.gateway.channel import UNREAD, Channel
 from workers.gateway.forwarded import ForwardedRefused, TrustedProxies
 from workers.gateway.websocket import SUBPROTOCOL, WebSocket, WebSocketOwner
 
@@ -52,8 +52,6 @@ class Endpoint:
     origin: str = ""
     # Largest message in bytes; larger ones end the connection with 1009.
     max_message: int = 524288
-    # Counts the connections until they are `admitted`; None: no limit.
-    admission: Admission | None = None
     # Answers every request that is not for the WebSocket; None is 404.
     http_responder: Callable[[Request], Response | None] = field(default=lambda _request: None)
     # False while draining: 503.
@@ -92,7 +90,8 @@ class _OpeningWebSocket(WebSocket):
 class AcceptedWebSocket(_OpeningWebSocket):
     """The accepting role. `request` is known when the owner is made."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, entry: Entry | None = None) -> None:
+        """`entry`: its place among all connections, None where nobody counts them."""
         protocol = ServerProtocol(
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             max_size=endpoint.max_message,
@@ -104,7 +103,9 @@ class AcceptedWebSocket(_OpeningWebSocket):
         self._head = bytearray()
         self._deadline: asyncio.TimerHandle | None = None
         self._is_head = False
-        self._stranger: str | None = None
+        self._entry = entry
+        if entry is not None:
+            entry.expect(self)
         self._forwarded_address = ""
         self._forwarded_chain: list[x509.Certificate] | None = None
         self.request: Request | None = None
@@ -125,22 +126,14 @@ class AcceptedWebSocket(_OpeningWebSocket):
     def admitted(self, max_message: int) -> None:
         """The peer has proved who it is: it may send more and is no stranger any more."""
         self.limit_messages(max_message)
-        self._leave()
+        if self._entry is not None:
+            self._entry.prove()
 
-    def _leave(self) -> None:
-        if self._stranger is not None and self._endpoint.admission is not None:
-            self._endpoint.admission.leave(self._stranger)
-        self._stranger = None
+    def turn_away(self, reason: str) -> None:
+        self.abort(reason)
 
     def connected(self) -> None:
         loop = asyncio.get_running_loop()
-        admission, peer = self._endpoint.admission, self.channel.peername
-        if admission is not None and isinstance(peer, tuple):
-            if not admission.enter(peer[0]):
-                # Before TLS: saying 503 would cost us more than it costs the peer to come again.
-                self.channel.abort("too many connections that have proved nothing")
-                return
-            self._stranger = peer[0]
         self._deadline = loop.call_later(HANDSHAKE_TIMEOUT, self._on_deadline)
         if self._endpoint.context is not None:
             self.channel.start_tls(self._endpoint.context, server=True)
@@ -148,11 +141,19 @@ class AcceptedWebSocket(_OpeningWebSocket):
     def closed(self, reason: str | None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-        self._leave()
+        if self._entry is not None:
+            if reason == UNREAD:
+                self._entry.note("unread", reason)
+            self._entry.leave()
         super().closed(reason)
 
     def _on_deadline(self) -> None:
+        self._on_slow("no WebSocket handshake in time")
         self.channel.abort("no WebSocket handshake in time")
+
+    def _on_slow(self, reason: str) -> None:
+        if self._entry is not None:
+            self._entry.note("slow", reason)
 
     def _on_long_head(self, head: bytes) -> None:
         self._server.receive_data(head)
@@ -227,12 +228,8 @@ class AcceptedWebSocket(_OpeningWebSocket):
         address = proxies.address_of_peer(sender, headers)
         if address != sender:
             self._forwarded_address = address
-            admission = self._endpoint.admission
-            if admission is not None and self._stranger is not None:
-                self._leave()
-                if not admission.enter(address):
-                    return HTTPStatus.TOO_MANY_REQUESTS
-                self._stranger = address
+            if self._entry is not None and not self._entry.move(address):
+                return HTTPStatus.TOO_MANY_REQUESTS
         return None
 
     def _open_with(self, request: Request, response: Response) -> None:

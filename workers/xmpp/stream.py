@@ -34,10 +34,6 @@ from workers.xmpp.state import Parser, State, StreamConfig
 
 __all__ = ["Handlers", "Parser", "ServerStream", "State", "StreamConfig"]
 
-# A peer that negotiates for longer is not going to make it (Prosody: 90 s, ejabberd: 120 s; our
-# caller waits 10 s at most, so a longer patience would only hold sockets).
-NEGOTIATION_TIMEOUT = 30.0
-
 # What a role makes of each nonza in each state. What is in no table is unexpected.
 Handlers = Mapping[tuple[State, str], Callable[[Any, etree._Element], None]]
 
@@ -70,7 +66,7 @@ class ServerStream(ManagedStream):
         self._framing = framing
         self._parse = parse
         self._parser = parser
-        self._deadline: float | None = now + NEGOTIATION_TIMEOUT
+        self._deadline: float | None = now + config.limits.authentication_timeout
         self._header_sent = False
         self._events: list[Event] = []
         self._out: list[bytes] = []
@@ -184,7 +180,7 @@ class ServerStream(ManagedStream):
             raise LocalProtocolError(f"stream is {self.state.name}")
         self.secure = True
         self._restart()
-        self._deadline = now + NEGOTIATION_TIMEOUT
+        self._deadline = now + self.config.limits.authentication_timeout
 
     def timer_at(self) -> float | None:
         """When `handle_timer` wants to be called, if at all."""

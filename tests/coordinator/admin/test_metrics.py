@@ -19,7 +19,7 @@ def test_prometheus_reads_what_the_ledger_and_the_workers_say(
 ):
     figures = {"rss_bytes": 1024, "names": 7, "journal_bytes": 512, "journal_entries": 2}
     figures |= {"cpu_seconds": 1.5, "certificate_expires_at": 1e9}
-    connect(1, {"sessions": 1, "routes": 4, **figures})
+    connect(1, {"sessions": 1, "routes": 4, "refused": {"strangers": 9}, **figures})
     account = Account.create(account_path(config.gateway.state_dir, "gw1/w1.a"))
     account.outbound[ACCEPTED] += 3
     account.outbound[ACKNOWLEDGED] += 2
@@ -43,6 +43,7 @@ def test_prometheus_reads_what_the_ledger_and_the_workers_say(
     assert 'fedgate_worker_rss_bytes{worker="w2"}' in read  # down: nothing is held
     assert 'fedgate_worker_names{worker="w2"}' not in read
     assert read["fedgate_reload_success"] == 1
+    assert read['fedgate_refused_total{worker="w1",reason="strangers"}'] == 9
     assert read["fedgate_worker_starts_total"] == 1
     assert read['fedgate_degraded{what="worker:w2"}'] == 1
     assert read["fedgate_redis_up"] == 1

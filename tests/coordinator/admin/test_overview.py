@@ -48,9 +48,11 @@ def test_a_lost_redis_and_what_workers_miss_is_degraded_but_ready(
 
 
 def test_status_sums_the_workers(overview: Overview, connect: Connect):
-    connect(1, {"sessions": 1, "routes": 2})
-    connect(2, {"sessions": 2, "routes": 3, "restart_needed": ["websocket.path"]})
+    connect(1, {"sessions": 1, "routes": 2, "refused": {"slow": 1, "memory": 2}})
+    more = {"restart_needed": ["websocket.path"], "refused": {"slow": 3}}
+    connect(2, {"sessions": 2, "routes": 3, **more})
     status = overview.status()
+    assert status["refused"] == {"memory": 2, "slow": 4}
     assert (status["sessions"], status["routes"]) == (3, 5)
     assert status["workers"] == {"configured": 2, "running": 2}
     assert status["redis"] == {"up": True, "url": "embedded"}

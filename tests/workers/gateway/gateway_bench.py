@@ -207,7 +207,7 @@ class GatewayScene:
         self.local_port, self.local_socket = _listening()
         self.listener.start([self.local_socket])
         self.public_port, sock = _listening()
-        await self.public.start([sock])
+        self.public.start([sock])
 
     def _wire(self, authority: Authority) -> None:
         config = self.config

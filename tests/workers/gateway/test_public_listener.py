@@ -67,9 +67,8 @@ async def test_strangers_may_say_little_and_be_few(gateway: GatewayScene) -> Non
     await until(lambda: strangers[0].ended)
     assert "1009" in strangers[0].ended[0]
     session.channel.abort()
-    admission = gateway.public._endpoint.admission
-    assert admission is not None
-    await until(lambda: admission._count == 1)
+    await until(lambda: len(gateway.public.admission.strangers) == 1)
+    assert gateway.public.refusals.counts == {"strangers-of-address": 1}
     peers = [await gateway.open_remote() for _ in range(3)]  # who is known takes no place
     large = message("1", sender=REMOTE, target=LOCAL, body="x" * 100_000)
     peers[2].send(large)

@@ -12,6 +12,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from coordinator.config import Limits
 from tests.workers.gateway.wire_bench import (
     RecordingWebSocketOwner,
     mint,
@@ -20,9 +21,11 @@ from tests.workers.gateway.wire_bench import (
     python_context,
 )
 from workers.gateway import websocket_handshake
+from workers.gateway.acceptor import Acceptor
 from workers.gateway.admission import Admission
 from workers.gateway.channel import Channel
 from workers.gateway.forwarded import TrustedProxies
+from workers.gateway.refusals import Refusals
 from workers.gateway.tls import client_context, server_context
 from workers.gateway.websocket import WebSocket
 from workers.gateway.websocket_handshake import (
@@ -231,11 +234,19 @@ async def test_without_tls_only_a_trusted_proxy_may_open_one() -> None:
 @on_both_loops
 async def test_peers_behind_a_proxy_are_counted_one_by_one() -> None:
     async with listening() as listener:
-        admission = Admission(10, 1, proxies=("127.0.0.1/32",))
-        listener.endpoint.admission = admission
+        clock = asyncio.get_running_loop().time
+        limits = Limits(unauthenticated_per_address=1)
+        networks = ("127.0.0.1/32",)
+        admission = Admission(lambda: limits, Refusals(clock), clock, proxies=networks)
+        acceptor = Acceptor(
+            admission, lambda entry: AcceptedWebSocket(listener.endpoint, entry).channel
+        )
+        sock = socket.create_server(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        acceptor.start([sock])
         writers = []
         for peer, status in (("203.0.113.5", 101), ("203.0.113.5", 429), ("203.0.113.6", 101)):
-            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writers.append(writer)
             writer.write(request(X_Forwarded_For=peer))
             head = await reader.readuntil(b"\r\n\r\n")
@@ -249,7 +260,8 @@ async def test_peers_behind_a_proxy_are_counted_one_by_one() -> None:
             websocket.admitted(100_000)
         for writer in writers:
             writer.close()
-        assert admission._count == 0
+        acceptor.stop()
+        assert not admission.strangers
 
 
 @pytest.mark.parametrize("data", [b"", b"GET /s2s HTTP/1.1\r\n", b"\x16\x03\x01"])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from coordinator.config import Limits
 from tests.workers.xmpp.stream_pair import (
     CAPULET,
     LEGS,
@@ -23,7 +24,9 @@ from workers.xmpp.events import (
     StreamFailed,
     TlsStarting,
 )
-from workers.xmpp.stream import NEGOTIATION_TIMEOUT, ServerStream, State, StreamConfig
+from workers.xmpp.stream import ServerStream, State, StreamConfig
+
+AUTHENTICATION_TIMEOUT = Limits().authentication_timeout
 
 ANSWER = "<a xmlns='urn:xmpp:sm:3' h='{}'/>"
 REQUEST = b"<r xmlns='urn:xmpp:sm:3'/>"
@@ -292,10 +295,10 @@ def test_an_error_while_closing_is_not_answered() -> None:
 @pytest.mark.parametrize("leg", LEGS)
 def test_negotiation_ends_in_time_or_with_connection_timeout(leg) -> None:
     stream = receiving(leg)
-    assert stream.timer_at() == NEGOTIATION_TIMEOUT
-    stream.handle_timer(NEGOTIATION_TIMEOUT - 1)
+    assert stream.timer_at() == AUTHENTICATION_TIMEOUT
+    stream.handle_timer(AUTHENTICATION_TIMEOUT - 1)
     assert stream.events_received() == []
-    stream.handle_timer(NEGOTIATION_TIMEOUT)
+    stream.handle_timer(AUTHENTICATION_TIMEOUT)
     assert stream.events_received()[0].condition is StreamCondition.CONNECTION_TIMEOUT
     assert stream.timer_at() is None
     assert established(leg).receiving.timer_at() is None
@@ -318,7 +321,7 @@ def test_nothing_is_written_in_clear_once_tls_is_agreed() -> None:
         elif end == "close":
             pair.receiving.close()
         else:
-            pair.receiving.handle_timer(NEGOTIATION_TIMEOUT)
+            pair.receiving.handle_timer(AUTHENTICATION_TIMEOUT)
         pair.receiving.tls_established(0.0)  # the handshake may just have been finished
         assert pair.receiving.data_to_send() == []
         assert isinstance(pair.receiving.events_received()[-1], StreamClosed)
@@ -337,7 +340,7 @@ def test_tls_starts_the_streams_anew_and_the_clock_too() -> None:
     with pytest.raises(LocalProtocolError):
         stream.tls_established(10.0)
     assert stream.secure and stream.state is State.WAIT_HEADER
-    assert stream.timer_at() == 10.0 + NEGOTIATION_TIMEOUT
+    assert stream.timer_at() == 10.0 + AUTHENTICATION_TIMEOUT
 
 
 # What callers may ask.

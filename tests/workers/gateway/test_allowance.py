@@ -1,0 +1,58 @@
+"""Token buckets: what is saved up, what is owed, and that coming again brings nothing new."""
+
+import gc
+
+import pytest
+
+from coordinator.config import Limits
+from workers.gateway.allowance import BURST, Allowance, Allowances, Bucket
+
+
+def test_a_burst_is_free_and_then_the_rate_is_kept() -> None:
+    bucket = Bucket(100.0)
+    assert bucket.take(100 * BURST, 50.0) <= 0.0
+    assert bucket.take(10, 50.0) == pytest.approx(0.1)
+    assert bucket.take(10, 50.1) == pytest.approx(0.1)
+    assert bucket.take(0, 60.0) <= 0.0
+
+
+def test_what_is_not_there_is_not_given_on_credit() -> None:
+    bucket = Bucket(1.0, burst=2.0)
+    assert [bucket.take_if_left(1, 10.0) for _ in range(3)] == [True, True, False]
+    assert bucket.take_if_left(1, 11.0)
+    assert not bucket.take_if_left(1, 11.0)
+
+
+def test_a_rate_of_zero_is_no_limit() -> None:
+    allowance = Allowance(0, 0)
+    assert not any(allowance.take(10**9, 10**6, 5.0) for _ in range(100))
+
+
+def test_bytes_and_stanzas_are_limited_each_by_itself() -> None:
+    assert Allowance(1000, 0).take(int(1000 * BURST) + 500, 1, 5.0) == pytest.approx(0.5)
+    assert Allowance(0, 10).take(10**9, int(10 * BURST) + 5, 5.0) == pytest.approx(0.5)
+
+
+def test_domains_of_one_owner_share_and_others_do_not() -> None:
+    allowances = Allowances(Limits)
+    one = allowances.of("chat.evil.example")
+    assert allowances.of("rooms.evil.example") is one
+    assert allowances.of("good.example") is not one
+
+
+def test_who_comes_again_finds_what_it_has_used() -> None:
+    allowances = Allowances(lambda: Limits(stanzas_per_second=10))
+    allowances.of("evil.example").take(0, 1000, 100.0)
+    allowances.each_second(101.0)
+    gc.collect()
+    assert allowances.of("evil.example").take(0, 0, 101.0) > 90.0
+
+
+def test_who_was_quiet_for_long_is_forgotten_unless_it_is_still_there() -> None:
+    allowances = Allowances(Limits)
+    held = allowances.of("held.example")
+    allowances.of("gone.example").take(1, 1, 100.0)
+    allowances.each_second(100.0 + 2 * BURST)
+    gc.collect()
+    assert list(allowances._all) == ["held.example"]
+    assert allowances.of("held.example") is held

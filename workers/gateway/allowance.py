@@ -1,0 +1,86 @@
+"""How much may come in a time: token buckets, for which the time is an argument, in seconds.
+
+A bucket is one moment: that until which everything that came is paid for. It is at most `BURST`
+seconds in the past, which is what may be saved up.
+"""
+
+from collections.abc import Callable
+from weakref import WeakValueDictionary
+
+from coordinator.config import Limits
+from workers.gateway.herd import site_of
+
+BURST = 5.0
+
+
+class Bucket:
+    """So much per second; what was not used is saved for `burst` seconds."""
+
+    __slots__ = ("_burst", "_cost", "_paid_until")
+
+    def __init__(self, rate: float, *, burst: float = BURST) -> None:
+        """`rate` 0: any number."""
+        self._cost = 1 / rate if rate else 0.0
+        self._burst = burst
+        self._paid_until = float("-inf")
+
+    def take(self, count: float, now: float) -> float:
+        """Take `count`, whatever is left; returns for how many seconds to take no more."""
+        paid = max(self._paid_until, now - self._burst) + count * self._cost
+        self._paid_until = paid
+        return paid - now
+
+    def take_if_left(self, count: float, now: float) -> bool:
+        """Take `count` if so much is there."""
+        paid = max(self._paid_until, now - self._burst) + count * self._cost
+        if paid > now:
+            return False
+        self._paid_until = paid
+        return True
+
+    def is_full(self, now: float) -> bool:
+        """Nothing is known of it that a new one would not say, too."""
+        return self._paid_until <= now - self._burst
+
+
+class Allowance:
+    """What the sessions of one remote owner may send together: bytes and stanzas."""
+
+    __slots__ = ("__weakref__", "_bytes", "_stanzas")
+
+    def __init__(self, bytes_per_second: float, stanzas_per_second: float) -> None:
+        self._bytes = Bucket(bytes_per_second)
+        self._stanzas = Bucket(stanzas_per_second)
+
+    def take(self, size: int, stanzas: int, now: float) -> float:
+        """One read of a session; returns for how many seconds it should not read, 0.0 mostly."""
+        rest = max(self._bytes.take(size, now), self._stanzas.take(stanzas, now))
+        return max(rest, 0.0)
+
+    def is_full(self, now: float) -> bool:
+        """A new one would allow no more."""
+        return self._bytes.is_full(now) and self._stanzas.is_full(now)
+
+
+class Allowances:
+    """Those of all remote owners that have sessions, or had some a moment ago."""
+
+    def __init__(self, limits: Callable[[], Limits]) -> None:
+        self._limits = limits
+        self._all: WeakValueDictionary[str, Allowance] = WeakValueDictionary()
+        self._used: list[Allowance] = []
+        """Kept when the sessions are gone: whoever comes again has no new one."""
+
+    def of(self, domain: str) -> Allowance:
+        """The domain's, which all domains of the same site share."""
+        site = site_of(domain)
+        found = self._all.get(site)
+        if found is None:
+            limits = self._limits()
+            found = Allowance(limits.bytes_per_second, limits.stanzas_per_second)
+            self._all[site] = found
+            self._used.append(found)
+        return found
+
+    def each_second(self, now: float) -> None:
+        self._used = [each for each in self._all.values() if not each.is_full(now)]
