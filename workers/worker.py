@@ -25,6 +25,7 @@ from coordinator.handover import SocketKeeper, handover_path
 from coordinator.pins import PinsUnreadable
 from coordinator.reload import changed, merged
 from coordinator.routes import slot_of
+from workers.gateway.budget import Budget
 from workers.gateway.certificates import CertificateProblem
 from workers.gateway.component import ComponentAttachment, ComponentConnector
 from workers.gateway.discovery import Discovery
@@ -144,6 +145,7 @@ class Worker:
             self.publication,
             secret,
         )
+        self.budget = Budget(config, self.public.admission, self.router)
         self.local: LocalListener | ComponentAttachment
         if is_component:
             self.local = ComponentAttachment(
@@ -235,6 +237,8 @@ class Worker:
         while True:
             self.router.each_second()
             self.public.resumptions.each_second()
+            self.public.admission.each_second()
+            self.budget.each_second()
             self.control.report(self.snapshot())
             await asyncio.sleep(REPORT_INTERVAL)
 
@@ -244,7 +248,8 @@ class Worker:
             "state": "draining" if self._draining.is_set() else "running",
             "sessions": self.operations.count(),
             "routes": self.local.routes,
-            "rss_bytes": _rss_bytes(),
+            "rss_bytes": self.budget.rss,
+            "descriptors": self.budget.descriptors,
             "names": names_held(),
             "journal_bytes": self.control.journal.bytes,
             "journal_entries": self.control.journal.entries,
@@ -253,6 +258,7 @@ class Worker:
             "certificate_expires_at": self.certificates.expires_at(self._config.gateway.domains),
             "degraded": sorted(self.control.degraded),
             "errors": list(self.public.errors),
+            "refused": dict(self.public.refusals.counts),
             "ledger": self.account.snapshot(),
         }
 
@@ -304,11 +310,6 @@ def _bind(text: str) -> socket.socket:
     sock.bind(tuple(address))
     sock.listen(1024)
     return sock
-
-
-def _rss_bytes() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def _parse_sockets(text: str) -> dict[str, list[int]]:

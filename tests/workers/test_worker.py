@@ -130,12 +130,12 @@ async def test_a_worker_reloads_what_is_sound_and_refuses_what_is_broken(tmp_pat
         await fake.reported.wait()
         assert isinstance(fake.reports[0]["names"], int)
         sound = path.read_text()
-        path.write_text(sound + "\n[limits]\ndepth = 50\nunauthenticated = 7\n")
+        path.write_text(sound + "\n[limits]\ndepth = 50\nconnects = 7\n")
         process.send_signal(signal.SIGHUP)
         while not fake.reports[-1]["restart_needed"]:
             fake.reported.clear()
             await fake.reported.wait()
-        assert fake.reports[-1]["restart_needed"] == ["limits.unauthenticated"]
+        assert fake.reports[-1]["restart_needed"] == ["limits.connects"]
         path.write_text(sound.replace("privkey", "other").replace("gateway]", "gatway]"))
         fake.writer.write(control.encode(control.Command("reload")))
         while b"reload: nothing was changed" not in (line := await process.stderr.readline()):
