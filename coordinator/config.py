@@ -97,7 +97,8 @@ class WebSocket:
     )
     trusted_proxies: tuple[str, ...] = option(
         (),
-        "CIDRs of HTTPS proxies: X-Forwarded-For and the header below count only from these",
+        "CIDRs of proxies: the PROXY protocol, X-Forwarded-For and the header below count only "
+        "from these",
         kind="network",
     )
     client_certificate_header: str = option(

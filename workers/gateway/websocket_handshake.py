@@ -20,6 +20,7 @@ from websockets.uri import parse_uri
 from workers.gateway.admission import Entry
 from workers.gateway.channel import UNREAD, Channel
 from workers.gateway.forwarded import ForwardedRefused, TrustedProxies
+from workers.gateway.proxy_protocol import Introduction
 from workers.gateway.websocket import SUBPROTOCOL, WebSocket, WebSocketOwner
 
 # The library says at level info that a connection opened; sessions say it better.
@@ -135,8 +136,26 @@ class AcceptedWebSocket(_OpeningWebSocket):
     def connected(self) -> None:
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(HANDSHAKE_TIMEOUT, self._on_deadline)
+        if self._endpoint.proxies.trusts(self.peer_address):
+            Introduction(self.channel, self._introduced)
+        else:
+            self._start_tls()
+
+    def _introduced(self, address: str) -> None:
+        """The PROXY protocol has named the peer, or there was none."""
+        if address and not self._name_peer(address):
+            self.channel.abort("too many connections that have proved nothing")
+        else:
+            self._start_tls()
+
+    def _start_tls(self) -> None:
         if self._endpoint.context is not None:
             self.channel.start_tls(self._endpoint.context, server=True)
+
+    def _name_peer(self, address: str) -> bool:
+        """A proxy has told who the peer is; false if there are too many strangers from there."""
+        self._forwarded_address = address
+        return self._entry is None or self._entry.move(address)
 
     def closed(self, reason: str | None) -> None:
         if self._deadline is not None:
@@ -213,12 +232,10 @@ class AcceptedWebSocket(_OpeningWebSocket):
     def _hear_proxy(self, headers: Headers) -> HTTPStatus | None:
         """Learn whom a trusted proxy speaks for; the status with which to refuse the request."""
         proxies, sender = self._endpoint.proxies, self.peer_address
-        if not proxies.trusts(sender):
-            if self._endpoint.context is None:
-                # XEP-0468 §2.3: wss only, and only a proxy of ours can have seen to that.
-                log.info("%s has no TLS and is not in websocket.trusted_proxies", sender)
-                return HTTPStatus.FORBIDDEN
-            return None
+        if self._endpoint.context is None and not proxies.trusts(super().peer_address):
+            # XEP-0468 §2.3: wss only, and only a proxy of ours can have seen to that.
+            log.info("%s has no TLS and is not in websocket.trusted_proxies", sender)
+            return HTTPStatus.FORBIDDEN
         if proxies.forwards_certificates(sender):
             try:
                 self._forwarded_chain = proxies.chain(headers)
@@ -226,10 +243,8 @@ class AcceptedWebSocket(_OpeningWebSocket):
                 log.warning("the proxy %s forwards no usable certificate: %s", sender, exc)
                 return HTTPStatus.BAD_REQUEST
         address = proxies.address_of_peer(sender, headers)
-        if address != sender:
-            self._forwarded_address = address
-            if self._entry is not None and not self._entry.move(address):
-                return HTTPStatus.TOO_MANY_REQUESTS
+        if address != sender and not self._name_peer(address):
+            return HTTPStatus.TOO_MANY_REQUESTS
         return None
 
     def _open_with(self, request: Request, response: Response) -> None:
