@@ -96,13 +96,13 @@ class Flow:
             if copies and not math.isnan(bounced_at)
         )
 
-    def repeated_requests(self) -> int:
-        """Requests that were executed more than once."""
-        return sum(
-            1
-            for kind, copies in zip(self.kinds, self.copies, strict=True)
+    def repeated_requests(self) -> list[int]:
+        """Numbers of requests that were executed more than once."""
+        return [
+            number
+            for number, (kind, copies) in enumerate(zip(self.kinds, self.copies, strict=True))
             if kind == Kind.REQUEST and copies > 1
-        )
+        ]
 
     def reordered(self) -> list[int]:
         """Numbers whose first copy came after that of a later one, as they arrived."""

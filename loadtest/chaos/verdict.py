@@ -94,7 +94,7 @@ def judge(
     outcome.reordered = sum(len(flow.reordered()) for flow in flows) - outcome.swapped
     outcome.bounced = dict(sum((flow.conditions for flow in flows), Counter()))
     outcome.misjudged = sum(flow.misjudged() for flow in flows)
-    outcome.repeated_requests = sum(flow.repeated_requests() for flow in flows)
+    outcome.repeated_requests = sum(len(flow.repeated_requests()) for flow in flows)
     outcome.broken += _read_ledgers(outcome, before, after)
     outcome.broken += _count_losses(outcome, flows, impact)
     outcome.broken += _promises(outcome, flows)
@@ -114,7 +114,8 @@ def _promises(outcome: Outcome, flows: list[Flow]) -> Iterator[str]:
     if unmarked := sum(flow.unmarked for flow in flows):
         yield f"{unmarked} doubled without a mark"
     if outcome.repeated_requests:
-        yield f"{outcome.repeated_requests} requests executed again"
+        which = _examples(flows, Flow.repeated_requests)
+        yield f"{outcome.repeated_requests} requests executed again: {which}"
 
 
 def _read_ledgers(outcome: Outcome, before: Ledgers, after: Ledgers) -> Iterator[str]:

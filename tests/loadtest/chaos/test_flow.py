@@ -75,7 +75,7 @@ def test_a_copy_says_that_it_is_late_or_is_counted_as_unmarked() -> None:
         assert flow.arrived(number, 5, is_marked=False)
         assert not flow.arrived(number, 6, is_marked=False)
     assert (flow.unmarked, flow.marked) == (1, 0)
-    assert flow.repeated_requests() == 1
+    assert flow.repeated_requests() == [1]
     assert flow.repeated_results == 1
 
 

@@ -80,7 +80,7 @@ def test_a_request_that_comes_twice_is_executed_twice(town: Town) -> None:
     data = town.send(9)
     for _ in range(2):
         town.traffic.receive("b.example", data)
-    assert town.a_to_b.repeated_requests() == 1
+    assert len(town.a_to_b.repeated_requests()) == 1
     assert town.a_to_b.unmarked == 8
 
 
