@@ -102,7 +102,11 @@ async def test_sites_have_turns_in_rotation_also_within_a_network() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_no_turn_is_lost_and_no_bound_broken_in_any_order(seed: int) -> None:
+async def test_no_turn_is_lost_and_no_bound_broken_in_any_order(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a busy machine a turn would stop counting while its work goes on.
+    monkeypatch.setattr(module, "HURRIED_TURN", 60.0)
     rng = random.Random(seed)
     herd = Herd(rng.choice([1, 8, 16, 32]))
     share = max(1, herd.limit // 8)
