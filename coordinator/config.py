@@ -210,6 +210,9 @@ class Limits:
         128, "most attributes, and most namespace declarations, of one element", least=32
     )
     name_bytes: int = option(1024, "longest name of an element or attribute", least=256)
+    stanza_timeout: float = option(
+        60.0, "seconds that one element on a TCP stream may take to be complete", least=1
+    )
     queue_bytes: int = option(8388608, "bytes that may wait for one domain pair", least=65536)
     connect_timeout: float = option(10.0, "seconds to open and authenticate a session", least=0.1)
     connects: int = option(

@@ -209,6 +209,7 @@ class TcpSession(Session):
         self.writes = 0
         """Which write of the peer's is being taken: a record of whole steps is not its end."""
         self._last_record = 0
+        self._rest_timer: asyncio.TimerHandle | None = None
         self._is_server = is_server
         self._server_name = server_name
 
@@ -242,9 +243,14 @@ class TcpSession(Session):
         self.pump()
 
     def data_received(self, data: bytes) -> None:
-        if not self.by_record:
+        if self.by_record:
+            self._receive_by_record(data)
+        else:
             self._receive(data)
-            return
+        if self._rest_timer is None:
+            self._await_rest()
+
+    def _receive_by_record(self, data: bytes) -> None:
         start = 0
         for size in self.channel.record_sizes or (len(data),):
             if self._last_record % WRITE_STEP or not self._last_record:
@@ -252,6 +258,31 @@ class TcpSession(Session):
             self._last_record = size
             self._receive(data[start : start + size])
             start += size
+
+    def _await_rest(self) -> None:
+        """Watch over an element that is not complete yet: one timer for many reads."""
+        if (number := self.stream.unfinished) and not self.is_paused and not self.ended:
+            patience = self.stream.config.limits.stanza_timeout
+            self._rest_timer = self._loop.call_later(patience, self._on_rest_due, number)
+
+    def _on_rest_due(self, number: int) -> None:
+        self._rest_timer = None
+        self.stream.fail_unfinished(number)
+        self.pump()
+        self._await_rest()
+
+    def _forget_rest(self) -> None:
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
+
+    def pause_reading(self) -> None:
+        self._forget_rest()  # the rest waits where we do not read
+        super().pause_reading()
+
+    def resume_reading(self) -> None:
+        super().resume_reading()
+        self._await_rest()
 
     def eof_received(self) -> None:
         self.stream.receive_eof()
@@ -265,6 +296,7 @@ class TcpSession(Session):
         self.owner.on_write_resumed(self)
 
     def closed(self, reason: str | None) -> None:
+        self._forget_rest()
         self._lost(reason or "connection closed")
 
 

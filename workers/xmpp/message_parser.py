@@ -71,6 +71,11 @@ class MessageParser:
         self._authenticated = value
         self._judge.set_authenticated(value)
 
+    @property
+    def unfinished(self) -> int:
+        """Messages are whole."""
+        return 0
+
     def reset(self) -> None:
         """A stream restart needs nothing here: the next `<open/>` is a message like any other."""
 

@@ -49,6 +49,10 @@ class Parser(Protocol):
 
     authenticated: bool
 
+    @property
+    def unfinished(self) -> int:
+        """Which element of the stream, counted from 1, has begun and is not complete; 0: none."""
+
     def reset(self) -> None: ...
 
 

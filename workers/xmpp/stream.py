@@ -190,6 +190,16 @@ class ServerStream(ManagedStream):
         if (at := self.timer_at()) is not None and now >= at:
             self.fail(StreamCondition.CONNECTION_TIMEOUT, "negotiation took too long")
 
+    @property
+    def unfinished(self) -> int:
+        """Which element the peer has begun and not completed, 0 if none: see `fail_unfinished`."""
+        return self._parser.unfinished if self.state is State.ESTABLISHED else 0
+
+    def fail_unfinished(self, number: int) -> None:
+        """The time for that element is over: end the stream unless it was completed since."""
+        if self.unfinished == number:
+            self.fail(StreamCondition.POLICY_VIOLATION, "an element took too long")
+
     def events_received(self) -> list[Event]:
         events, self._events = self._events, []
         return events

@@ -97,6 +97,15 @@ class StreamParser:
         self._authenticated = value
         self._judge.set_authenticated(value)
 
+    @property
+    def unfinished(self) -> int:
+        """Which element behind the header, counted from 1, is not complete; 0 if none has begun."""
+        if self._phase is not _Phase.BODY:
+            return 0
+        # Whether white space goes before an element or is in one, libxml2 knows.
+        ends = (self._remembered + self._held).rstrip(WHITESPACE)[-1:]
+        return self._taken + 1 if self._unfinished or ends not in (b"", b">") else 0
+
     def reset(self) -> None:
         """Expect a new stream header: the stream restarts (RFC 6120 §4.3.3)."""
         self._restarted = True
@@ -125,6 +134,7 @@ class StreamParser:
         self._remembered = b""
         self._pending_bytes = 0
         self._pending_tags = 0
+        self._taken = 0
         self._unfinished = False
         self._header_parser = pull_parser(("start", "comment", "pi"))
 
@@ -325,6 +335,7 @@ class StreamParser:
                 del ended[at:]
                 break
         self._judge_all(ended, etree.tostring(root, encoding="utf-8"), out)
+        self._taken += len(ended)
         del root[: len(ended)]
         return failure
 

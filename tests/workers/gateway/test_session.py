@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from coordinator.config import Limits
 from tests.workers.gateway.gateway_bench import Peer
 from tests.workers.gateway.session_bench import FarServer, message, on_quiet_loop, until
 from workers.gateway.failure import HopFailed
@@ -72,6 +73,49 @@ async def test_a_stream_that_closes_by_itself_has_its_time_limit_too(short_times
     await until(lambda: far.ended)
     assert (await reader.read()).endswith(b"</stream:stream>")
     writer.close()
+    await far.close()
+
+
+@on_quiet_loop
+async def test_an_element_that_is_never_complete_ends_the_stream(short_times: None) -> None:
+    """Whether it stalls or trickles; one that is complete in time does not count."""
+    far = await FarServer(limits=Limits(stanza_timeout=0.05)).serve_tcp()
+    far.handles = False  # the peer does not count what it writes here
+    peer = Peer()
+    peer.session = await far.connect(peer)
+    beginning, end = message("1").data[:-10], message("1").data[-10:]
+    for number in range(3):
+        peer.session.channel.write(beginning)
+        await until(lambda: far.sessions[0].stream.unfinished)
+        peer.session.channel.write(end + b" ")
+        await until(lambda count=number + 1: len(far.got) == count)
+    await asyncio.sleep(0.1)
+    assert not far.ended
+    peer.session.channel.write(beginning)
+    while not peer.ended:
+        peer.session.channel.write(b"<a/>")
+        await asyncio.sleep(0.01)
+    assert "policy-violation (an element took too long)" in peer.ended[0]
+    assert len(far.got) == 3
+    await far.close()
+
+
+@on_quiet_loop
+async def test_an_element_has_time_while_we_do_not_read(short_times: None) -> None:
+    far = await FarServer(limits=Limits(stanza_timeout=0.05)).serve_tcp()
+    far.handles = False  # the peer does not count what it writes here
+    peer = Peer()
+    peer.session = await far.connect(peer)
+    data = message("1").data
+    peer.session.channel.write(data[:-10])
+    await until(lambda: far.sessions[0].stream.unfinished)
+    far.sessions[0].pause_reading()
+    await asyncio.sleep(0.1)
+    peer.session.channel.write(data[-10:])
+    far.sessions[0].resume_reading()
+    await until(lambda: far.got)
+    peer.session.close()
+    await until(lambda: peer.ended and far.ended)
     await far.close()
 
 

@@ -99,3 +99,25 @@ def test_caps_are_tight_before_authentication() -> None:
     parser.feed(HEADER)
     parser.authenticated = True
     assert isinstance(parser.feed(GOOD.replace(b"hi", b"x" * 1100))[0], Stanza)
+
+
+def test_it_is_known_which_element_is_unfinished() -> None:
+    parser = StreamParser(LIMITS, authenticated=True)
+    assert parser.unfinished == 0
+    seen = []
+    for piece in (
+        *(HEADER[:20], HEADER[20:], b" ", b"\n" * 40),
+        *(b"<mess", GOOD[5:40], GOOD[40:], b" \n ", b"x", b"&"),
+    ):
+        parser.feed(piece)
+        seen.append(parser.unfinished)
+    assert seen == [0, 0, 0, 0, 1, 1, 0, 0, 2, 0]  # the last: text is an error
+    parser = opened()
+    for piece in (GOOD + GOOD + b"<", b"message>", b"<a>", b"</a></mess"):
+        parser.feed(piece)
+        assert parser.unfinished == 3
+    parser = opened()
+    parser.feed(b"</stream:st")
+    assert parser.unfinished == 1
+    parser.feed(b"ream>")
+    assert parser.unfinished == 0
