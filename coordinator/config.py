@@ -210,9 +210,6 @@ class Limits:
         128, "most attributes, and most namespace declarations, of one element", least=32
     )
     name_bytes: int = option(1024, "longest name of an element or attribute", least=256)
-    stanza_timeout: float = option(
-        60.0, "seconds that one element on a TCP stream may take to be complete", least=1
-    )
     queue_bytes: int = option(8388608, "bytes that may wait for one domain pair", least=65536)
     connect_timeout: float = option(10.0, "seconds to open and authenticate a session", least=0.1)
     connects: int = option(
@@ -231,7 +228,7 @@ class Limits:
         30.0, "seconds in which a stream must be authenticated", least=0.1
     )
     stanza_timeout: float = option(
-        60.0, "seconds in which a stanza of a remote server must be complete", least=0.1
+        60.0, "seconds in which a stanza must be complete once it has begun", least=0.1
     )
     connections_per_address: int = option(
         5000, "public connections to a worker from one IPv4 address or IPv6 /64", least=1
