@@ -40,7 +40,8 @@ simulate: .venv/.installed
 	@$(if $(SEED),,PYTHONPATH=. $(BIN)/python -P -m tests.simulation --plant --seeds 400)
 
 packages:
-	$(call quietly,loadtest/stage/install-packages prosody ejabberd redis-server lua-unbound prometheus docker-compose)
+	$(call quietly,loadtest/stage/install-packages prosody ejabberd redis-server lua-unbound prometheus docker-compose \
+	    nginx libnginx-mod-stream haproxy caddy)
 
 # pyproject.toml names the oldest versions that work, the lock the very files the tests ran with.
 lock: .venv/.installed

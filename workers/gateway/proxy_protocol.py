@@ -80,11 +80,11 @@ def _checked(text: str) -> str:
 class Introduction:
     """Owns a channel until the first bytes tell whether a PROXY header comes, then gives it back.
 
-    `introduced` is called with the peer's address, "" if there is no better one than the channel's;
-    it may switch TLS on, or abort the channel. Deadlines are the owner's.
+    `introduced` is called with the peer's address, "" if the header has none, None without a
+    header; it may switch TLS on, or abort the channel. Deadlines are the owner's.
     """
 
-    def __init__(self, channel: Channel, introduced: Callable[[str], None]) -> None:
+    def __init__(self, channel: Channel, introduced: Callable[[str | None], None]) -> None:
         owner = channel.owner
         assert owner is not None, "a channel has an owner while it is open"
         self._channel = channel
@@ -109,7 +109,7 @@ class Introduction:
             return
         size, address = found
         self._give_back()
-        self._introduced(address)
+        self._introduced(address if size else None)
         if rest := bytes(self._data[size:]):
             self._channel.data_received(rest)
 

@@ -107,6 +107,7 @@ class AcceptedWebSocket(_OpeningWebSocket):
         self._entry = entry
         if entry is not None:
             entry.expect(self)
+        self._is_passed_through = False
         self._forwarded_address = ""
         self._forwarded_chain: list[x509.Certificate] | None = None
         self.request: Request | None = None
@@ -141,8 +142,9 @@ class AcceptedWebSocket(_OpeningWebSocket):
         else:
             self._start_tls()
 
-    def _introduced(self, address: str) -> None:
-        """The PROXY protocol has named the peer, or there was none."""
+    def _introduced(self, address: str | None) -> None:
+        """The PROXY protocol has named the peer, or (None) is not spoken."""
+        self._is_passed_through = address is not None
         if address and not self._name_peer(address):
             self.channel.abort("too many connections that have proved nothing")
         else:
@@ -236,6 +238,8 @@ class AcceptedWebSocket(_OpeningWebSocket):
             # XEP-0468 §2.3: wss only, and only a proxy of ours can have seen to that.
             log.info("%s has no TLS and is not in websocket.trusted_proxies", sender)
             return HTTPStatus.FORBIDDEN
+        if self._is_passed_through:
+            return None  # what the peer says in HTTP is its own
         if proxies.forwards_certificates(sender):
             try:
                 self._forwarded_chain = proxies.chain(headers)

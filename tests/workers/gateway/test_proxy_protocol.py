@@ -148,16 +148,35 @@ async def upgrade(port: int, header: bytes) -> bytes:
     return answer
 
 
+@pytest.mark.parametrize(
+    ("header", "address"),
+    [
+        (over(0x11, "203.0.113.5"), "203.0.113.5"),
+        (over(0x11, "127.0.0.1"), "127.0.0.1"),
+        (b"PROXY UNKNOWN\r\n", "127.0.0.1"),
+    ],
+)
 @on_both_loops
-async def test_a_passed_through_peer_is_known_by_its_own_address_and_certificate() -> None:
+async def test_a_passed_through_peer_is_known_by_its_own_address_and_certificate(
+    header: bytes, address: str
+) -> None:
     async with listening() as (port, opened):
-        answer = await upgrade(port, over(0x11, "203.0.113.5"))
+        answer = await upgrade(port, header)
 
         assert answer.startswith(b"HTTP/1.1 101 ")
         [websocket] = opened
-        assert (websocket.peer_address, websocket.is_behind_proxy) == ("203.0.113.5", True)
         # Its headers are its own words, not the proxy's.
+        assert websocket.peer_address == address
         assert websocket.peer_chain() == [*CLIENT.chain]
+
+
+@on_both_loops
+async def test_a_proxy_that_does_not_speak_it_is_heard_by_its_headers() -> None:
+    async with listening() as (port, opened):
+        answer = await upgrade(port, b"")
+
+        assert answer.startswith(b"HTTP/1.1 400 ")  # the certificate is no certificate
+        assert not opened
 
 
 @on_both_loops
