@@ -91,7 +91,7 @@ class ServerStream(ManagedStream):
 
     def receive_eof(self) -> None:
         """The connection below is gone."""
-        self._was_cut = self._was_cut or self.state is State.ESTABLISHED
+        self._note_cut()
         # COMPAT(xmpp-proxy 1.x): it ends TCP right after its closing tag, or instead of one.
         self._finish(clean=self.state in (State.SETTLING, State.CLOSING))
 
@@ -157,6 +157,14 @@ class ServerStream(ManagedStream):
                 self._out.append(self._framing.footer())
             self._events.append(StreamFailed(condition, text, by_peer=False))
         self._finish(clean=False)
+
+    def lapse(self) -> None:
+        """What proved who the peer is has expired: end the stream (RFC 6120 §13.7.2.3).
+
+        Who proves the same anew may resume it.
+        """
+        self._note_cut()
+        self.fail(StreamCondition.RESET, "the certificate has expired")
 
     def give_way(self) -> Suspended | None:
         """The peer resumes this stream elsewhere: end it here, with the error that says so.
@@ -303,6 +311,8 @@ class ServerStream(ManagedStream):
 
     def _on_stream_error(self, element: etree._Element) -> None:
         condition, text = elements.parse_stream_error(element)
+        if condition is StreamCondition.RESET:  # §4.9.3.16: all must be proved anew, nothing else
+            self._note_cut()
         self._events.append(StreamFailed(condition, text, by_peer=True))
         if self.state is not State.CLOSING and self._may_write_footer():
             self._out.append(self._framing.footer())
@@ -359,6 +369,9 @@ class ServerStream(ManagedStream):
     def _establish(self) -> None:
         self.state = State.ESTABLISHED
         self._parser.authenticated = True
+
+    def _note_cut(self) -> None:
+        self._was_cut = self._was_cut or self.state is State.ESTABLISHED
 
     def _finish(
         self, *, clean: bool, answered: bool = False, see_other_uri: str | None = None

@@ -238,9 +238,9 @@ def test_a_stream_that_ended_with_a_word_is_over(end) -> None:
     if end == "close":
         streams.initiating.close()
     elif end == "fail":
-        streams.initiating.fail(StreamCondition.RESET)
+        streams.initiating.fail(StreamCondition.POLICY_VIOLATION)
     else:
-        streams.receiving.fail(StreamCondition.RESET)
+        streams.receiving.fail(StreamCondition.POLICY_VIOLATION)
     streams.run()
     for stream in (streams.initiating, streams.receiving):
         stream.receive_eof()
@@ -419,6 +419,29 @@ def test_decisions_come_when_they_are_due_and_too_late_they_do_nothing() -> None
     assert stream.accept_resumption(lost(), 0) == 0 and not stream.resumed
     stream.refuse_resumption()
     assert stream.data_to_send() == []
+
+
+def test_a_stream_whose_proof_has_lapsed_is_reset_and_may_be_resumed_by_both() -> None:
+    streams = pair()
+    send(streams, "1")
+    streams.run()
+    streams.receiving.lapse()
+    streams.run()
+    assert b"<reset " in streams.written("R")
+    assert streams.initiating.state is State.CLOSED is streams.receiving.state
+    kept, ours = streams.receiving.suspended(), streams.initiating.suspended()
+    assert kept is not None and ours is not None
+    second = pair(ours)
+    second.receiving.accept_resumption(kept, 0)
+    second.run()
+    assert second.initiating.resumed and second.initiating.sent.total == 1
+
+
+def test_before_it_is_established_there_is_nothing_to_resume_after_a_reset() -> None:
+    stream = receiving(**offers())
+    stream.receive([OPEN.encode()])
+    stream.lapse()
+    assert stream.suspended() is None
 
 
 def test_a_live_stream_can_be_given_up_for_its_successor() -> None:
