@@ -153,10 +153,17 @@ class Local:
 class Remote:
     url: str = option("", "wss URL; discovery is skipped when given", kind="wss-url")
     auth: tuple[str, ...] = option(
-        ("external", "dialback"), "accepted ways to authenticate", choices=("external", "dialback")
+        ("external", "dialback"),
+        "accepted ways to authenticate; 'dialback-with-cert': only with a good certificate, too",
+        choices=("external", "dialback", "dialback-with-cert"),
     )
     trust: str = option("", "PEM bundle for this domain; default: certificates.trust", kind="trust")
     block: bool = option(False, "refuse all traffic with this domain")
+
+    @property
+    def dialback(self) -> bool:
+        """Whether dialback is of any use, with a certificate or without."""
+        return "dialback" in self.auth or "dialback-with-cert" in self.auth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

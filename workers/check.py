@@ -29,6 +29,7 @@ from workers.gateway.discovery import Discovered, Discovery, NoUsableAddress
 from workers.gateway.endpoint_check import EndpointCheck, StepFailed
 from workers.gateway.hostmeta import Target
 from workers.gateway.identity import TrustProblem, TrustSources
+from workers.gateway.judge import Judge
 from workers.gateway.native import NativeFailed, connect_native
 from workers.gateway.resolver import ResolveFailed, Resolver, ServiceNotOffered
 from workers.gateway.steering import Steering
@@ -61,6 +62,7 @@ class Check:
         self._discovery = Discovery(config, self._resolver, _load_nothing, _save_nothing)
         self._certificates = OwnCertificates(config)
         self._trust = TrustSources(config)
+        self._judge = Judge(self._trust, self._discovery)
 
     async def run(self) -> bool:
         """Report every step; False when one failed."""
@@ -70,6 +72,7 @@ class Check:
             self._report(Line(exc.step, "failed", exc.reason, exc.hint))
             return False
         finally:
+            await self._judge.close()
             await self._discovery.close()
         return True
 
@@ -176,7 +179,7 @@ class Check:
 
     async def _check_targets(self, found: Discovered) -> None:
         try:
-            trust = self._trust.for_domain(self._domain)
+            self._trust.for_domain(self._domain)
         except TrustProblem as exc:
             raise StepFailed("certificate", str(exc), "correct the path in the file") from None
         last = len(found.targets) - 1
@@ -187,7 +190,8 @@ class Check:
                 local=self._config.gateway.domains[0],
                 remote=self._domain,
                 context=self._certificates.client_context_for(self._config.gateway.domains[0]),
-                trust=trust,
+                judge=self._judge,
+                pins=found.fresh_pins,
                 secret=read_dialback_secret(self._config),
                 say=self._say,
             )

@@ -32,6 +32,7 @@ from workers.gateway.discovery import Discovery
 from workers.gateway.drain import drain
 from workers.gateway.hostmeta import InvalidHostMeta
 from workers.gateway.identity import TrustProblem, TrustSources
+from workers.gateway.judge import Judge
 from workers.gateway.local_connector import LocalConnector
 from workers.gateway.local_listener import LocalListener
 from workers.gateway.local_trust import LocalTrust
@@ -122,6 +123,7 @@ class Worker:
         self.discovery = Discovery(
             config, self.resolver, control.load_discovery, control.save_discovery
         )
+        judge = self.judge = Judge(authorities, self.discovery)
         contexts = LeafContexts()
         secret = control.dialback_secret
         is_component = config.local.attach == "component"
@@ -129,7 +131,7 @@ class Worker:
         self.router = Router(
             config,
             self.account,
-            RemoteConnector(config, self.discovery, certificates, authorities, secret),
+            RemoteConnector(config, self.discovery, certificates, judge, secret),
             components if is_component else LocalConnector(config, control, contexts, trust),
             control.journal,
         )
@@ -139,9 +141,8 @@ class Worker:
         self.public = PublicListener(
             config,
             self.router,
-            self.discovery,
             certificates,
-            authorities,
+            judge,
             self.publication,
             secret,
         )
@@ -279,6 +280,7 @@ class Worker:
         await self.steering.close()
         await self.siblings.close()
         self._keeper.close()
+        await self.judge.close()
         await self.discovery.close()
         self.router.recount()
         self.control.report(self.snapshot())

@@ -1,6 +1,7 @@
 """Below a worker's sessions: TLS without secrets, and WebSockets that carry whole messages."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from coordinator.routes import DomainPair
 from tests.simulation import sockets
 from tests.simulation.network import DATA, RESET, End, Parcel
 from workers.gateway.failure import HopFailed
+from workers.gateway.judge import Proof
 from workers.gateway.negotiation import Negotiation
 from workers.gateway.public_listener import new_stream_id
 from workers.gateway.remote_source import RemoteSource
@@ -202,8 +204,8 @@ class ModelRemoteConnector:
 class ModelRemoteSource(RemoteSource):
     """Believes in every certificate."""
 
-    async def _why_no_external(self, domain: str) -> str:
-        return ""
+    async def _prove(self, domain: str) -> tuple[Proof, str]:
+        return Proof("PKIX", math.inf), ""
 
 
 class ModelPublicListener:
@@ -221,6 +223,11 @@ class ModelPublicListener:
 
     def describe(self) -> list[Any]:
         return []
+
+    def has_too_many(self, domain: str) -> bool:
+        return False
+
+    def source_authenticated(self, source: Any, domain: str) -> None: ...
 
     def source_ended(self, source: Any, reason: str) -> None:
         self.sources.discard(source)

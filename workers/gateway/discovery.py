@@ -67,6 +67,20 @@ class Discovered:
     pins: tuple[str, ...] = ()
     blocked: bool = False
 
+    @property
+    def delegated_hosts(self) -> frozenset[str]:
+        """Hosts whose certificate may stand for the domain, as server and as client.
+
+        Learned over verified HTTPS or from configuration (XEP-0156 §2.2, XEP-0487 §2.2).
+        """
+        names = {name for each in self.targets for name in (each.host, each.sni) if name}
+        return frozenset(name for name in names if not _is_literal(name))
+
+    @property
+    def fresh_pins(self) -> frozenset[str]:
+        """Keys that prove the domain now: a document that has expired vouches for none."""
+        return frozenset(() if self.source == "stale" else self.pins)
+
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
@@ -114,7 +128,7 @@ class Discovery:
         self._save = save
         self._now = now
         self._policy = AddressPolicy(config.discovery.allow_networks)
-        self._fetcher = fetcher or Fetcher(
+        self.fetcher = fetcher or Fetcher(
             resolver, self._policy, config.trust_for, timeout=config.discovery.timeout
         )
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
@@ -131,7 +145,7 @@ class Discovery:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._fetcher.close()
+        await self.fetcher.close()
 
     async def find(self, domain: str, *, asker: str = "") -> Discovered:
         """How to reach the domain. Never raises; takes up to about `discovery.timeout` seconds.
@@ -209,18 +223,6 @@ class Discovery:
         """Take back `mark_native`: a session to the domain was authenticated over wss."""
         self._native_until.pop(domain, None)
 
-    async def learn_delegated_hosts(self, domain: str, *, asker: str) -> frozenset[str]:
-        """Hosts whose certificate may stand for the domain.
-
-        Learned over verified HTTPS or from configuration (XEP-0156 §2.2, XEP-0487 §2.2), so good
-        for certificates of servers and of clients. For inbound streams call it only when the peer
-        showed a certificate that verifies and yet does not cover `domain`: strangers must not make
-        us fetch for nothing.
-        """
-        found = await self.find(domain, asker=asker)
-        names = {name for each in found.targets for name in (each.host, each.sni) if name}
-        return frozenset(name for name in names if not _is_literal(name))
-
     def _decided(self, domain: str) -> Discovered | None:
         """What configuration alone says."""
         policy = self._config.remote_for(domain)
@@ -288,7 +290,7 @@ class Discovery:
 
     async def _ask(self, domain: str, asker: str) -> _Entry:
         try:
-            document = await look_up(self._fetcher, domain, asker=asker)
+            document = await look_up(self.fetcher, domain, asker=asker)
         except Absent as exc:
             return self._absence(exc.reason)
         ttl = document.ttl or min(self._config.discovery.ttl, MAX_TTL)

@@ -15,7 +15,8 @@ from OpenSSL import SSL
 from coordinator.config import Config
 from workers.gateway.channel import Channel
 from workers.gateway.hostmeta import Target
-from workers.gateway.identity import CertificateRejected, Trust, VerifiedNames, verify_chain
+from workers.gateway.identity import CertificateRejected
+from workers.gateway.judge import Judge, Proof
 from workers.gateway.rejection import usage_text
 from workers.gateway.remote_connector import origin_of
 from workers.gateway.session import Session, WebSocketSession
@@ -60,7 +61,8 @@ class EndpointCheck:
         local: str,
         remote: str,
         context: SSL.Context | None,
-        trust: Trust,
+        judge: Judge,
+        pins: frozenset[str] = frozenset(),
         secret: bytes,
         say: Callable[..., None],
     ) -> None:
@@ -69,7 +71,8 @@ class EndpointCheck:
         self._local = local
         self._remote = remote
         self._context = context
-        self._trust = trust
+        self._judge = judge
+        self._pins = pins
         self._secret = secret
         self._say = say
         self._failure: StepFailed | None = None
@@ -79,8 +82,13 @@ class EndpointCheck:
         """Raises `StepFailed` at the first step that is not passed."""
         address = await self._check_tcp(addresses)
         watcher = _Watcher()
-        session = self._new_session(watcher)
-        await self._check_handshakes(session, address)
+        try:
+            session = await self._check_handshakes(watcher, address)
+        except StepFailed as exc:
+            if exc.step != "certificate" or not await self._judge.learn(self._remote):
+                raise
+            self._say("posh", f"{exc.reason}; but {self._remote} publishes what may vouch for it")
+            session = await self._check_handshakes(watcher, address)
         try:
             await self._check_stream(session, watcher)
             await self._check_ping(session, watcher)
@@ -110,7 +118,10 @@ class EndpointCheck:
             f"is the remote gateway running, and port {self._target.port} open towards us?",
         )
 
-    async def _check_handshakes(self, session: WebSocketSession, address: tuple[str, int]) -> None:
+    async def _check_handshakes(
+        self, watcher: "_Watcher", address: tuple[str, int]
+    ) -> WebSocketSession:
+        session = self._new_session(watcher)
         started = time.monotonic()
         try:
             websocket = await connect(
@@ -119,7 +130,7 @@ class EndpointCheck:
                 address=address,
                 context=self._context or client_context(None),
                 server_name=self._target.sni or None,
-                verify=self._judge,
+                verify=self._verify,
                 headers={"Origin": origin_of(self._target)},
                 max_message=2 * self._config.limits.stanza_bytes,
                 timeout=self._config.limits.connect_timeout,
@@ -130,6 +141,7 @@ class EndpointCheck:
             raise self._explain(str(exc)) from None
         session.attach(websocket)
         self._say("websocket", f"upgraded with subprotocol xmpp, {_since(started)}")
+        return session
 
     def _explain(self, reason: str) -> StepFailed:
         if self._saw_tls:
@@ -142,32 +154,24 @@ class EndpointCheck:
             "tls", reason, "does the port speak TLS 1.2 or later? A proxy may ask for another SNI"
         )
 
-    def _judge(self, channel: Channel) -> None:
+    def _verify(self, channel: Channel) -> None:
         """Called between the TLS handshake and the upgrade."""
         self._saw_tls = True
         self._say("tls", channel.tls_summary())
         chain = channel.peer_chain()
+        # XEP-0156 §2.2: for the domain, or for the host that the domain delegated to.
+        hosts = {name for name in (self._target.host, self._target.sni) if name}
         try:
-            names = verify_chain(chain, self._trust, time.time())
+            proof = self._judge.judge(chain, self._remote, hosts=hosts, pins=self._pins)
         except CertificateRejected as exc:
             hint = "the remote operator must renew or complete it; or set trust for this domain"
-            self._refuse(exc.reason, hint)
-            return
-        # XEP-0156 §2.2: for the domain, or for the host that the domain delegated to.
-        hosts = [name for name in (self._target.host, self._target.sni) if name]
-        if not names.covers(self._remote, hosts):
-            wanted = " or ".join(dict.fromkeys([self._remote, *hosts]))
-            self._refuse(f"it is for {names}, not for {wanted}", "it needs one of these names")
-            return
-        self._say("certificate", _describe(names, chain[0]))
-
-    def _refuse(self, reason: str, hint: str) -> None:
-        self._failure = StepFailed("certificate", reason, hint)
-        raise WebSocketFailed(reason)
+            self._failure = StepFailed("certificate", exc.reason, hint)
+            raise WebSocketFailed(exc.reason) from None
+        self._say("certificate", _describe(proof, chain[0]))
 
     def _new_session(self, watcher: "_Watcher") -> WebSocketSession:
         limits = self._config.limits
-        auth = self._config.remote_for(self._remote).auth
+        policy = self._config.remote_for(self._remote)
         parser = MessageParser(limits)
 
         def parse(messages: list[bytes]) -> list[Element]:
@@ -178,8 +182,8 @@ class EndpointCheck:
         config = StreamConfig(
             limits=limits,
             dialback_secret=self._secret,
-            use_external="external" in auth and self._context is not None,
-            use_dialback="dialback" in auth,
+            use_external="external" in policy.auth and self._context is not None,
+            use_dialback=policy.dialback,
         )
         now = asyncio.get_running_loop().time()
         stream = InitiatingStream(
@@ -292,9 +296,10 @@ def _since(started: float) -> str:
     return f"{(time.monotonic() - started) * 1000:.1f} ms"
 
 
-def _describe(names: VerifiedNames, leaf: x509.Certificate) -> str:
-    until = datetime.fromtimestamp(names.not_after, UTC)
-    return f"for {names}; until {until:%Y-%m-%d}; usage {_usage(leaf)}"
+def _describe(proof: Proof, leaf: x509.Certificate) -> str:
+    until = datetime.fromtimestamp(proof.not_after, UTC)
+    good_for = f"for {proof.names}" if proof.names is not None else f"good by {proof.by}"
+    return f"{good_for}; until {until:%Y-%m-%d}; usage {_usage(leaf)}"
 
 
 def _usage(leaf: x509.Certificate) -> str:

@@ -14,14 +14,16 @@ REASON = "the certificate of the peer has expired"
 class Expiry:
     """Watches over one session, at no cost while nothing is to be watched."""
 
+    __slots__ = ("_not_after", "_timer", "session")
+
     def __init__(self, session: Session) -> None:
-        self._session = session
+        self.session = session
         self._not_after = math.inf
         self._timer: asyncio.TimerHandle | None = None
 
     def end_by(self, not_after: float) -> None:
         """Let the session go on no longer than until this POSIX time; the earliest one counts."""
-        session = self._session
+        session = self.session
         if session.ended:
             return
         if self._timer is None:
@@ -36,7 +38,7 @@ class Expiry:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(min(left, INTERVAL), self._look)
             return
-        session = self._session
+        session = self.session
         session.reason = session.reason or REASON
         session.stream.lapse()
         session.pump()

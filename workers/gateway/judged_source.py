@@ -1,13 +1,15 @@
 """Who a remote server is that opened a session to us: certificates and dialback keys."""
 
 import logging
-import time
 from typing import TYPE_CHECKING
 
+from coordinator.config import Remote
 from coordinator.routes import DomainPair
 from workers.gateway.addresses import network_of
-from workers.gateway.identity import CertificateRejected, TrustProblem, verify_chain
+from workers.gateway.expiry import Expiry
+from workers.gateway.identity import CertificateRejected
 from workers.gateway.inbound import InboundSource
+from workers.gateway.judge import Proof
 from workers.gateway.session import WebSocketSession
 from workers.xmpp.dialback import is_our_key
 from workers.xmpp.errors import StreamCondition
@@ -36,6 +38,9 @@ class JudgedSource(InboundSource):
         self.pairs: dict[DomainPair, str] = {}
         """Authenticated pairs and how each was proved."""
         self._listener = listener
+        self._proof: Proof | None = None
+        """What the certificate proved the domain by that opened the stream."""
+        self._expiry: Expiry | None = None
 
     @property
     def _stream(self) -> ReceivingStream:
@@ -60,38 +65,43 @@ class JudgedSource(InboundSource):
             stream.fail(StreamCondition.RESOURCE_CONSTRAINT, "too many sessions of this domain")
             self.session.pump()
             return
-        reason = await self._why_no_external(event.sender)
+        proof, reason = await self._prove(event.sender)
         if stream.state is not State.DECIDING:
             return
-        dialback = "dialback" in policy.auth
-        if reason and not dialback:
-            stream.fail(StreamCondition.NOT_AUTHORIZED, reason)
+        self._proof = proof
+        external, dialback = _ways(policy, proof)
+        reason = "" if external else reason or "EXTERNAL is not accepted from this domain"
+        if external or dialback:
+            stream.offer(external=external, dialback=dialback, reason=reason)
         else:
-            stream.offer(external=not reason, dialback=dialback, reason=reason)
+            stream.fail(StreamCondition.NOT_AUTHORIZED, reason)
         if reason:
             log.info("%s may not use EXTERNAL: %s", event.sender, reason)
         self.session.pump()
 
-    async def _why_no_external(self, domain: str) -> str:
-        """XEP-0178 §3 (9): the reason not to offer EXTERNAL, "" if its certificate is good."""
-        listener = self._listener
-        if "external" not in listener.config.remote_for(domain).auth:
-            return "EXTERNAL is not accepted from this domain"
+    async def _prove(self, domain: str) -> tuple[Proof | None, str]:
+        """What its certificate proves the domain by, or why it does not (XEP-0178 §3 (9))."""
+        if self._listener.config.remote_for(domain).auth == ("dialback",):
+            return None, ""  # nobody asks
         try:
-            trust = listener.authorities.for_domain(domain)
-            names = verify_chain(self.session.peer_chain(), trust, time.time())
+            chain = self.session.peer_chain()
+            proof = await self._listener.judge.ask(chain, domain, asker=self._asker)
         except CertificateRejected as exc:
-            return exc.reason
-        except TrustProblem as exc:
-            log.error("%s", exc)
-            return "certificates cannot be verified at the moment"
-        if names.covers(domain):
-            return ""
-        # Only now may a stranger make us fetch: its certificate is genuine.
-        hosts = await listener.discovery.learn_delegated_hosts(domain, asker=self._asker)
-        if names.covers(domain, hosts):
-            return ""
-        return f"the certificate is for {names}, not for {domain}"
+            return None, exc.reason
+        if proof.by != "PKIX":
+            log.info("the certificate of %s is good by %s", domain, proof.by)
+        return proof, ""
+
+    def note_external(self) -> None:
+        """The peer has used the certificate that was judged when it opened the stream."""
+        if self._proof is not None:
+            self._rely_on(self._proof)
+
+    def _rely_on(self, proof: Proof) -> None:
+        """A pair is authenticated no longer than what proved it is good."""
+        if self._expiry is None or self._expiry.session is not self.session:
+            self._expiry = Expiry(self.session)
+        self._expiry.end_by(proof.not_after)
 
     def _why_no_question(self, sender: str, target: str) -> str:
         """The stanza condition with which to refuse to look after a key, "" to do it.
@@ -122,15 +132,25 @@ class JudgedSource(InboundSource):
 
     async def _verify_key(self, event: DialbackKeyReceived) -> None:
         pair = DomainPair(event.target, event.sender)
-        policy = self._listener.config.remote_for(event.sender)
-        outcome, error = "error", "policy-violation"
         # The stream may have been opened by a domain of which less is asked.
-        if not policy.block and "dialback" in policy.auth:
+        policy = self._listener.config.remote_for(event.sender)
+        outcome, error, by = "error", "policy-violation", "dialback"
+        proof = None if policy.block else (await self._prove(event.sender))[0]
+        external, dialback = _ways(policy, proof)
+        if policy.block:
+            pass
+        elif external:
+            outcome, by = "valid", "certificate"  # XEP-0344 §2.4: it proves more than a key
+        elif dialback:
             outcome, error = await self.router.verifier.ask_remote(
                 pair, id=self._stream.id, key=event.key, asker=self._asker
             )
+        elif policy.dialback:
+            error = "not-authorized"  # XEP-0220 §2.5: a certificate is asked for
+        if proof is not None and outcome == "valid":
+            self._rely_on(proof)
         self._stream.answer_dialback(
-            sender=event.sender, target=event.target, outcome=outcome, error=error
+            sender=event.sender, target=event.target, outcome=outcome, error=error, by=by
         )
         self.session.pump()
 
@@ -172,3 +192,11 @@ class JudgedSource(InboundSource):
             error=error if outcome == "error" else "",
         )
         self.session.pump()
+
+
+def _ways(policy: Remote, proof: Proof | None) -> tuple[bool, bool]:
+    """Whether EXTERNAL and whether dialback is accepted."""
+    auth = policy.auth
+    external = proof is not None and "external" in auth
+    dialback = "dialback" in auth or (proof is not None and "dialback-with-cert" in auth)
+    return external, dialback

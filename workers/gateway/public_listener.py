@@ -17,9 +17,8 @@ from workers.gateway.acceptor import Acceptor
 from workers.gateway.addresses import Networks
 from workers.gateway.admission import Admission, Entry
 from workers.gateway.channel import Channel
-from workers.gateway.discovery import Discovery
 from workers.gateway.forwarded import TrustedProxies
-from workers.gateway.identity import TrustSources
+from workers.gateway.judge import Judge
 from workers.gateway.publication import Publication
 from workers.gateway.refusals import Refusals
 from workers.gateway.remote_source import RemoteSource
@@ -47,16 +46,14 @@ class PublicListener:
         self,
         config: Config,
         router: Router,
-        discovery: Discovery,
         certificates: OwnCertificates,
-        authorities: TrustSources,
+        judge: Judge,
         publication: Publication,
         dialback_secret: bytes,
     ) -> None:
         self.config = config
         self.router = router
-        self.discovery = discovery
-        self.authorities = authorities
+        self.judge = judge
         self.sources: set[RemoteSource] = set()
         self.errors: deque[dict[str, Any]] = deque(maxlen=MAX_ERRORS)
         self.resumptions = Resumptions()

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-import time
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from coordinator.address import Address
@@ -13,10 +14,12 @@ from coordinator.domains import InvalidDomain, normalise_domain
 from coordinator.routes import DomainPair
 from workers.gateway.channel import Channel
 from workers.gateway.discovery import Discovered, Discovery, NoUsableAddress
+from workers.gateway.expiry import Expiry
 from workers.gateway.failure import HopFailed
 from workers.gateway.herd import Herd, key_for
 from workers.gateway.hostmeta import InvalidHostMeta, Target, parse_url
-from workers.gateway.identity import CertificateRejected, TrustProblem, TrustSources, verify_peer
+from workers.gateway.identity import CertificateRejected
+from workers.gateway.judge import Judge
 from workers.gateway.negotiation import Negotiation, SeeOtherUri
 from workers.gateway.session import SessionOwner, WebSocketSession
 from workers.gateway.tls import OwnCertificates, client_context
@@ -44,13 +47,13 @@ class RemoteConnector:
         config: Config,
         discovery: Discovery,
         certificates: OwnCertificates,
-        authorities: TrustSources,
+        judge: Judge,
         dialback_secret: bytes,
     ) -> None:
         self._config = config
         self._discovery = discovery
         self._certificates = certificates
-        self._authorities = authorities
+        self._judge = judge
         self._secret = dialback_secret
         self.herd = Herd(config.limits.connects)
         self.held_back: set[DomainPair] = set()
@@ -83,13 +86,12 @@ class RemoteConnector:
         new_session = partial(
             self._new_session, local, remote, owner, verify_only=verify_only, resume=resume
         )
+        wanted = _Wanted(found, local, owner, new_session, asker)
         for target in found.targets:
             try:
                 addresses = await self._addresses(found, target)
                 async with self._turn(DomainPair(local, remote), addresses[0], urgent=queued):
-                    session = await self._try_target(
-                        found, target, addresses, local, owner, new_session
-                    )
+                    session = await self._try_target(wanted, target, addresses)
             except HopFailed as exc:
                 reasons.append(f"{target.url}: {exc.reason}")
                 continue
@@ -115,77 +117,70 @@ class RemoteConnector:
             raise HopFailed(exc.reason, resolved=False) from None
 
     async def _try_target(
-        self,
-        found: Discovered,
-        target: Target,
-        addresses: list[str],
-        local: str,
-        owner: SessionOwner,
-        new_session: NewSession,
+        self, wanted: "_Wanted", target: Target, addresses: list[str]
     ) -> WebSocketSession:
         for _ in range(MAX_SEE_OTHER + 1):
             try:
-                return await self._try_addresses(
-                    found, target, addresses, local, owner, new_session
-                )
+                return await self._try_addresses(wanted, target, addresses)
             except SeeOtherUri as exc:
                 try:
                     target = parse_url(exc.uri)  # wss only: RFC 7395 §3.6.1 forbids less
                 except InvalidHostMeta as problem:
                     raise HopFailed(f"see-other-uri: {problem}", resolved=True) from None
-                addresses = await self._addresses(found, target)
+                addresses = await self._addresses(wanted.found, target)
         raise HopFailed("see-other-uri leads round in circles", resolved=True)
 
     async def _try_addresses(
-        self,
-        found: Discovered,
-        target: Target,
-        addresses: list[str],
-        local: str,
-        owner: SessionOwner,
-        new_session: NewSession,
+        self, wanted: "_Wanted", target: Target, addresses: list[str]
     ) -> WebSocketSession:
         reason = "no address"
         for address in addresses:
             try:
-                return await self._open(found, target, address, local, owner, new_session)
+                return await self._open(wanted, target, address)
             except HopFailed as exc:
                 reason = f"{address}: {exc.reason}"
         raise HopFailed(reason, resolved=True)
 
-    async def _open(
-        self,
-        found: Discovered,
-        target: Target,
-        address: str,
-        local: str,
-        owner: SessionOwner,
-        new_session: NewSession,
+    async def _open(self, wanted: "_Wanted", target: Target, address: str) -> WebSocketSession:
+        negotiation = Negotiation(wanted.owner)
+        try:
+            session = await self._upgrade(wanted, target, address, negotiation)
+        except _CertificateRefused:
+            if not await self._judge.learn(wanted.found.domain, asker=wanted.asker):
+                raise
+            session = await self._upgrade(wanted, target, address, negotiation)
+        assert isinstance(session.stream, InitiatingStream)
+        session.stream.open()
+        session.pump()
+        await negotiation.finish(session, self._config.limits.connect_timeout)
+        return session
+
+    async def _upgrade(
+        self, wanted: "_Wanted", target: Target, address: str, negotiation: Negotiation
     ) -> WebSocketSession:
+        """TLS and the WebSocket handshake. Raises `_CertificateRefused` and other `HopFailed`."""
         limits = self._config.limits
-        session = new_session()
-        negotiation = Negotiation(owner)
+        session = wanted.new_session()
         session.owner = negotiation
+        verdict = _Verdict(self._judge, wanted.found, target)
         try:
             websocket = await connect(
                 target.url,
                 session,
                 address=(address, target.port),
-                context=self._certificates.client_context_for(local) or _NO_CERTIFICATE,
+                context=self._certificates.client_context_for(wanted.local) or _NO_CERTIFICATE,
                 server_name=target.sni or None,
-                verify=partial(self._verify, found, target),
+                verify=verdict.verify,
                 # COMPAT(xmpp-proxy): it sends Origin itself; some HTTPS fronts route by it.
                 headers={"Origin": origin_of(target)},
                 max_message=2 * limits.stanza_bytes,
                 timeout=limits.connect_timeout,
             )
         except WebSocketFailed as exc:
-            raise HopFailed(str(exc), resolved=True) from None
+            kind = _CertificateRefused if verdict.is_refused else HopFailed
+            raise kind(str(exc), resolved=True) from None
         session.attach(websocket)
-        assert isinstance(session.stream, InitiatingStream)
-        session.stream.open()
-        session.pump()
-        await negotiation.finish(session, limits.connect_timeout)
+        Expiry(session).end_by(verdict.not_after)
         return session
 
     def _new_session(
@@ -205,7 +200,7 @@ class RemoteConnector:
             dialback_secret=self._secret,
             use_external="external" in policy.auth
             and self._certificates.client_context_for(local) is not None,
-            use_dialback="dialback" in policy.auth,
+            use_dialback=policy.dialback,
             use_bidi=self._config.websocket.bidi,
             resumption_seconds=self._config.websocket.resume,
             verify_only=verify_only,
@@ -222,21 +217,44 @@ class RemoteConnector:
         )
         return WebSocketSession(stream, owner, ping_interval=limits.ping_interval)
 
-    def _verify(self, found: Discovered, target: Target, channel: Channel) -> None:
-        """XEP-0156 §2.2: the certificate must be for the domain or the host it was sent to."""
-        hosts = {name for name in (target.host, target.sni) if name and _is_domain(name)}
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """One call of `connect`."""
+
+    found: Discovered
+    local: str
+    owner: SessionOwner
+    new_session: NewSession
+    asker: str
+
+
+class _CertificateRefused(HopFailed):
+    """The server's certificate does not prove the domain, as far as is known."""
+
+
+class _Verdict:
+    """What becomes of one server's certificate, judged between TLS and the upgrade."""
+
+    def __init__(self, judge: Judge, found: Discovered, target: Target) -> None:
+        self.is_refused = False
+        self.not_after = math.inf
+        self._judge = judge
+        self._found = found
+        self._target = target
+
+    def verify(self, channel: Channel) -> None:
+        """XEP-0156 §2.2: it must be for the domain or the host it was sent to."""
+        hosts = {name for name in (self._target.host, self._target.sni) if _is_domain(name)}
+        found = self._found
         try:
-            verify_peer(
-                channel.peer_chain(),
-                self._authorities.for_domain(found.domain),
-                time.time(),
-                domain=found.domain,
-                delegated_hosts=hosts,
+            proof = self._judge.judge(
+                channel.peer_chain(), found.domain, hosts=hosts, pins=found.fresh_pins
             )
         except CertificateRejected as exc:
+            self.is_refused = True
             raise WebSocketFailed(f"certificate: {exc.reason}") from None
-        except TrustProblem as exc:
-            raise WebSocketFailed(str(exc)) from None
+        self.not_after = proof.not_after
 
 
 def origin_of(target: Target) -> str:

@@ -135,6 +135,8 @@ class RemoteSource(JudgedSource):
             websocket.meter = self.router.allowances.of(event.sender)
             self._listener.source_authenticated(self, self._stream.sender)
         self.pairs[pair] = event.by
+        if event.by == "external":
+            self.note_external()
         if isinstance(websocket, AcceptedWebSocket):
             websocket.admitted(2 * self._listener.config.limits.stanza_bytes)
         log.info("%s authenticated to %s by %s", event.sender, event.target, event.by)

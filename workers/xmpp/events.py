@@ -22,7 +22,10 @@ class TlsStarting:
 
 @dataclass(slots=True)
 class Authenticated:
-    """The peer has proved this domain pair; `by` is "external" or "dialback"."""
+    """The peer has proved this domain pair; `by` is "external", "dialback" or "certificate".
+
+    The last: dialback was answered without asking, for the certificate proves the sender.
+    """
 
     sender: str
     target: str

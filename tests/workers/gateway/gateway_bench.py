@@ -29,6 +29,7 @@ from tests.workers.gateway.stub_dns import StubDns
 from workers.gateway.certificates import load_pair
 from workers.gateway.discovery import Discovery
 from workers.gateway.identity import TrustSources
+from workers.gateway.judge import Judge
 from workers.gateway.local_connector import LocalConnector
 from workers.gateway.local_listener import LocalListener
 from workers.gateway.local_trust import LocalTrust
@@ -223,9 +224,10 @@ class GatewayScene:
         async def save(_domain: str, _payload: bytes, _seconds: float) -> None: ...
 
         self.discovery = Discovery(config, self.resolver, load, save)
+        self.judge = Judge(self.authorities, self.discovery)
         certificates, contexts = OwnCertificates(config), LeafContexts()
         self.remote_connector = RemoteConnector(
-            config, self.discovery, certificates, self.authorities, SECRET
+            config, self.discovery, certificates, self.judge, SECRET
         )
         self.local_connector = LocalConnector(config, self.control, contexts, self.trust)
         self.router = Router(config, self.account, self.remote_connector, self.local_connector)
@@ -233,9 +235,8 @@ class GatewayScene:
         self.public = PublicListener(
             config,
             self.router,
-            self.discovery,
             certificates,
-            self.authorities,
+            self.judge,
             Publication(config, self.resolver),
             SECRET,
         )
@@ -291,7 +292,7 @@ class GatewayScene:
 
         Without TLS, as a proxy before the gateway does; then `headers` tell of the certificate.
         """
-        config = StreamConfig(dialback_secret=SECRET, use_external=known, **options)
+        config = StreamConfig(**{"dialback_secret": SECRET, "use_external": known, **options})
         parser = MessageParser(config.limits)
         stream = InitiatingStream(
             config,
@@ -352,6 +353,7 @@ class GatewayScene:
         await self.local.close()
         await self.remote.close()
         await self.siblings.close()
+        await self.judge.close()
         await self.discovery.close()
         self.dns.close()
         self.check_ledger()

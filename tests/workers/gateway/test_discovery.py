@@ -364,10 +364,10 @@ async def test_hosts_and_sni_names_are_delegated_to(scene):
         link("gw.a.example", sni="Front.Hoster.example"), link("93.184.216.34")
     )
     discovery = scene.discovery({"c.example": Remote(url="wss://gw.c.example/")})
-    learned = await discovery.learn_delegated_hosts("a.example", asker="192.0.2.1")
-    assert learned == {"gw.a.example", "front.hoster.example"}
-    learned = await discovery.learn_delegated_hosts("c.example", asker="192.0.2.1")
-    assert learned == {"gw.c.example"}
+    found = await discovery.find("a.example", asker="192.0.2.1")
+    assert found.delegated_hosts == {"gw.a.example", "front.hoster.example"}
+    found = await discovery.find("c.example", asker="192.0.2.1")
+    assert found.delegated_hosts == {"gw.c.example"}
 
 
 @pytest.mark.parametrize("domain", ["127.0.0.1", "2001:db8::1"])

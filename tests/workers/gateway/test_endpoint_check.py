@@ -2,12 +2,15 @@ import socket
 
 import pytest
 
-from coordinator.config import Config, Gateway, Limits
+from coordinator.config import Certificates, Config, Gateway, Limits
 from loadtest.stage.authority import TestAuthority
 from tests.workers.gateway.endpoint import RemoteEndpoint, pair_of
+from workers.gateway.discovery import Discovery
 from workers.gateway.endpoint_check import EndpointCheck, StepFailed
 from workers.gateway.hostmeta import parse_url
-from workers.gateway.identity import load_trust
+from workers.gateway.identity import TrustSources
+from workers.gateway.judge import Judge
+from workers.gateway.resolver import Resolver
 
 OWN, REMOTE = "capulet.example", "montague.example"
 
@@ -17,25 +20,40 @@ def authority(tmp_path):
     return TestAuthority(tmp_path / "ca")
 
 
+async def load(_domain):
+    return None
+
+
+async def save(_domain, _payload, _seconds): ...
+
+
 class Attempt:
     """One run against a URL on loopback: the steps passed and the one that failed."""
 
     def __init__(self, authority, url, **limits):
         self.steps = {}
-        config = Config(gateway=Gateway(domains=(OWN,)), limits=Limits(**limits))
+        config = Config(
+            gateway=Gateway(domains=(OWN,)),
+            certificates=Certificates(trust=str(authority.bundle)),
+            limits=Limits(**limits),
+        )
+        self.discovery = Discovery(config, Resolver(["127.0.0.1:9"], timeout=0.1), load, save)
         self._check = EndpointCheck(
             config,
             parse_url(url, configured=True),
             local=OWN,
             remote=REMOTE,
             context=None,
-            trust=load_trust(str(authority.bundle)),
+            judge=Judge(TrustSources(config), self.discovery),
             secret=b"s" * 64,
             say=self.steps.__setitem__,
         )
 
     async def run(self, addresses=("127.0.0.1",)):
-        await self._check.run(list(addresses))
+        try:
+            await self._check.run(list(addresses))
+        finally:
+            await self.discovery.close()
 
     async def fail(self):
         with pytest.raises(StepFailed) as failed:
@@ -62,7 +80,7 @@ async def test_a_certificate_for_another_name_is_told(authority):
     failure = await Attempt(authority, url).fail()
     assert failure.step == "certificate"
     assert failure.reason == (
-        "it is for other.example, not for montague.example or gw.montague.example"
+        "the certificate is for other.example, not for montague.example or gw.montague.example"
     )
     await endpoint.stop()
 

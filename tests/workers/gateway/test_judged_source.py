@@ -1,11 +1,14 @@
 """Who may open sessions in whose name: certificates, and keys that are asked about."""
 
 from base64 import b64encode
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.workers.gateway.gateway_bench import GatewayScene
+from coordinator.config import Remote
+from coordinator.routes import DomainPair
+from tests.workers.gateway.gateway_bench import GatewayScene, Peer
 from tests.workers.gateway.session_bench import (
     LOCAL,
     REMOTE,
@@ -14,7 +17,10 @@ from tests.workers.gateway.session_bench import (
     until,
 )
 from workers.gateway import judged_source
+from workers.gateway.certificates import KeyPair, load_pair
 from workers.gateway.failure import HopFailed
+from workers.xmpp.errors import StreamCondition
+from workers.xmpp.events import StreamFailed
 
 
 @on_quiet_loop
@@ -182,3 +188,95 @@ async def test_keys_are_asked_for_in_the_name_of_the_address_that_is_known(
         await gateway.open_remote(known=False, headers=headers)
     askers = {source._asker for source in gateway.public.sources}
     assert askers == {"2001:db8::/64", REMOTE}
+
+
+def key(sender: str) -> bytes:
+    return (
+        f"<db:result xmlns:db='jabber:server:dialback' from='{sender}' to='{LOCAL}'>key</db:result>"
+    ).encode()
+
+
+async def answer_to_key(gateway: GatewayScene, peer: Peer, sender: str) -> str:
+    """What a key of another domain on the same stream meets: valid, or the condition."""
+    (source,) = gateway.public.sources
+    answers: list[str] = []
+    answer = source._stream.answer_dialback
+
+    def noted(**told: str) -> None:
+        answers.append(told["error"] if told["outcome"] == "error" else told["outcome"])
+        answer(**told)
+
+    source._stream.answer_dialback = noted  # type: ignore[method-assign,assignment]
+    peer.session.stream._out.append(key(sender))
+    peer.session.write()
+    await until(lambda: answers)
+    return answers[0]
+
+
+@on_quiet_loop
+async def test_a_key_is_not_asked_about_where_the_certificate_says_more(
+    gateway: GatewayScene,
+) -> None:
+    await gateway.start()
+    await gateway.open_remote(use_external=False)
+    (shown,) = gateway.public.describe()
+    assert shown["authenticated_by"] == "certificate"
+    assert not gateway.remote.sessions
+
+
+@on_quiet_loop
+async def test_dialback_may_be_bound_to_a_certificate(gateway: GatewayScene) -> None:
+    await gateway.start(remote={"auth": ("dialback-with-cert",)})
+    with pytest.raises(HopFailed, match=r"not-authorized.*no certificate was presented"):
+        await gateway.open_remote(known=False)
+    assert not gateway.remote.sessions
+    await gateway.open_remote()  # EXTERNAL is not offered
+    (shown,) = gateway.public.describe()
+    assert shown["authenticated_by"] == "dialback"
+    assert len(gateway.remote.sessions) == 1
+
+
+@on_quiet_loop
+async def test_each_domain_that_joins_a_stream_is_judged_by_itself(gateway: GatewayScene) -> None:
+    gateway.remote_pair = load_pair(*gateway._files(REMOTE, "second.example"))
+    await gateway.start()
+    third = Remote(url=gateway.remote.url, auth=("dialback-with-cert",))
+    gateway.config.remote["third.example"] = third
+    peer = await gateway.open_remote()
+    assert await answer_to_key(gateway, peer, "second.example") == "valid"
+    assert await answer_to_key(gateway, peer, "third.example") == "not-authorized"
+    (source,) = gateway.public.sources
+    assert source.pairs == {
+        DomainPair(LOCAL, REMOTE): "external",
+        DomainPair(LOCAL, "second.example"): "certificate",
+    }
+    assert not gateway.remote.sessions
+
+
+@pytest.mark.parametrize("external", [True, False])
+@on_quiet_loop
+async def test_a_session_ends_when_the_certificate_lapses_and_goes_on_with_a_new_one(
+    gateway: GatewayScene, external: bool
+) -> None:
+    renewed = gateway.remote_pair
+    gateway.remote_pair = lapsing(gateway, REMOTE)
+    await gateway.start()
+    options = {"use_external": external, "resumption_seconds": 60}
+    peer = await gateway.open_remote(**options)
+    peer.send(message("1", sender=REMOTE, target=LOCAL))
+    await until(lambda: gateway.local.got)
+    await until(lambda: peer.ended)
+    (failed,) = [event for event in peer.events if isinstance(event, StreamFailed)]
+    assert (failed.condition, failed.by_peer) == (StreamCondition.RESET, True)
+
+    gateway.remote_pair = renewed
+    lost = peer.session.stream.suspended()
+    assert (lost is not None) is external  # what has no XEP-0198 cannot be resumed
+    again = await gateway.open_remote(**options, resume=lost)
+    assert again.session.stream.resumed is external
+
+
+def lapsing(gateway: GatewayScene, domain: str) -> KeyPair:
+    """A certificate that is good for two seconds or less."""
+    issued = gateway.public_ca.issue(domain, not_after=datetime.now(UTC) + timedelta(seconds=2))
+    return load_pair(issued.certificate, issued.key)

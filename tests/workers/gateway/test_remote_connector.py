@@ -1,14 +1,22 @@
 """Sessions we open to remote domains: targets in turn, certificates, and what is refused."""
 
 import asyncio
+from base64 import b64encode
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography.hazmat.primitives import hashes
 
 from tests.workers.gateway.gateway_bench import PAIR, GatewayScene, Peer
+from tests.workers.gateway.https_server import HttpsServer, ok
 from tests.workers.gateway.session_bench import LOCAL, REMOTE, on_quiet_loop, until
+from tests.workers.gateway.x509_matrix import Leaf
+from workers.gateway import expiry
+from workers.gateway.certificates import load_pair
 from workers.gateway.failure import HopFailed
 from workers.gateway.herd import key_for
 from workers.gateway.hostmeta import parse_url
+from workers.gateway.posh import PATH
 from workers.gateway.remote_connector import origin_of
 
 
@@ -41,6 +49,40 @@ async def test_a_certificate_for_another_domain_is_refused(gateway: GatewayScene
         await gateway.remote_connector.connect(LOCAL, REMOTE, Peer())
     assert caught.value.resolved
     assert not gateway.remote.sessions
+
+
+@on_quiet_loop
+async def test_a_session_ends_when_the_servers_certificate_lapses(gateway: GatewayScene) -> None:
+    end = datetime.now(UTC) + timedelta(seconds=2)
+    issued = gateway.public_ca.issue(REMOTE, not_after=end)
+    gateway.remote_pair = load_pair(issued.certificate, issued.key)
+    await gateway.start(remote={"auth": ("dialback",)})  # it is the server's whatever we use
+    peer = Peer()
+    await gateway.remote_connector.connect(LOCAL, REMOTE, peer)
+    await until(lambda: peer.ended)
+    assert peer.ended == [expiry.REASON]
+    assert "reset" in gateway.remote.ended[0]
+
+
+@on_quiet_loop
+async def test_a_certificate_that_the_domain_publishes_is_good(gateway: GatewayScene) -> None:
+    """Asked only after it was refused, and connected once more then."""
+    issued = gateway.public_ca.issue("hoster.example", self_signed=True)
+    gateway.remote_pair = load_pair(issued.certificate, issued.key)
+    await gateway.start()
+    digest = b64encode(gateway.remote_pair.chain[0].fingerprint(hashes.SHA256())).decode()
+    document = {"fingerprints": [{"sha-256": digest}], "expires": 600}
+    web, site = HttpsServer(), load_pair(*gateway._files(REMOTE))
+    gateway.dns.records[REMOTE, "A"] = ["127.0.77.9"]
+    web.answers[REMOTE, PATH] = ok(document)
+    await web.start("127.0.77.9", 443, Leaf(list(site.chain), site.key), gateway.directory)
+    peer = Peer()
+    for _ in range(2):
+        session = await gateway.remote_connector.connect(LOCAL, REMOTE, peer)
+        session.close()
+    await until(lambda: len(peer.ended) == 2)
+    assert web.asked == [f"{REMOTE}{PATH}"]
+    await web.close()
 
 
 @on_quiet_loop
