@@ -96,6 +96,8 @@ class ModelWebSocket:
         if not self._is_closing:
             self.end.send(("messages", messages))
 
+    def restart_clock(self) -> None: ...
+
     def ping(self, payload: bytes) -> None:
         if not self._is_closing:
             self.end.send(("ping", payload))
