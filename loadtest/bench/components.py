@@ -1,0 +1,89 @@
+"""The same stanzas between external components (XEP-0114) of two servers: sent and counted here."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from loadtest.bench.flood import LedgerWrong
+from loadtest.bench.machine import cpu_seconds
+from loadtest.bench.stanzas import encode, in_stream, numbers
+from loadtest.bench.tally import Tally
+from loadtest.stage.component import Component
+from loadtest.stage.stage import PASSWORD
+
+BATCH = 64
+WINDOW = 2000
+"""Stanzas under way, at most: more would only wait inside a server."""
+
+
+@dataclass(slots=True)
+class Crossing:
+    """One run from one component to the other; CPU in seconds by process."""
+
+    count: int
+    seconds: float
+    cpu: dict[str, float]
+
+    @property
+    def per_stanza(self) -> dict[str, float]:
+        """CPU in µs per stanza, by process."""
+        return {name: seconds / self.count * 1e6 for name, seconds in self.cpu.items()}
+
+
+class Crossings:
+    """Two components; `connect()` first, `close()` last."""
+
+    def __init__(self, sender: tuple[str, str], target: tuple[str, str]) -> None:
+        """Each (domain, address of its server)."""
+        self._sender = Component(*sender, PASSWORD, lambda data: None)
+        self._target = Component(*target, PASSWORD, self._on_data)
+        self._tail = b""
+        self._tally = Tally(0)
+        self._packets: list[bytes] = []
+        self._sent = 0
+
+    async def connect(self) -> None:
+        await asyncio.gather(self._sender.connect(), self._target.connect())
+
+    def close(self) -> None:
+        self._sender.close()
+        self._target.close()
+
+    async def run(self, count: int, processes: Mapping[str, Sequence[int]]) -> Crossing:
+        """Send `count` and wait for all. Raises `LedgerWrong`."""
+        messages = [encode(self._sender.domain, self._target.domain, n) for n in range(count)]
+        self._packets = [in_stream(messages[at : at + BATCH]) for at in range(0, count, BATCH)]
+        self._packets.reverse()
+        self._tally, self._sent = Tally(count), 0
+        before = _spent(processes)
+        begun = time.monotonic()
+        self._fill()
+        try:
+            await asyncio.wait_for(self._tally.completed.wait(), 60)
+        except TimeoutError:
+            raise LedgerWrong(
+                f"{self._tally.arrived:,} of {count:,} arrived at {self._target.domain}"
+            ) from None
+        seconds = max(self._tally.times) - begun
+        after = _spent(processes)
+        if self._tally.doubled or self._tally.strange:
+            raise LedgerWrong(f"{self._tally.doubled} doubled at {self._target.domain}")
+        return Crossing(count, seconds, {name: after[name] - before[name] for name in after})
+
+    def _on_data(self, data: bytes) -> None:
+        data = self._tail + data
+        end = data.rfind(b">") + 1
+        self._tail = data[end:]
+        self._tally.add(numbers(data[:end]))
+        self._fill()
+
+    def _fill(self) -> None:
+        while self._packets and self._sent - self._tally.arrived <= WINDOW - BATCH:
+            self._sender.write(self._packets.pop())
+            self._sent += BATCH
+
+
+def _spent(processes: Mapping[str, Sequence[int]]) -> dict[str, float]:
+    found = {name: sum(map(cpu_seconds, pids)) for name, pids in processes.items()}
+    return found | {"generator": time.process_time()}
