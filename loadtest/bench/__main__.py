@@ -19,18 +19,36 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from loadtest.bench import throughput
 from loadtest.bench.flood import LedgerWrong
+from loadtest.bench.latency import latency
 from loadtest.bench.machine import machine
+from loadtest.bench.memory import memory
+from loadtest.bench.parts import journal_share, parts
+from loadtest.bench.plots import write_plots
+from loadtest.bench.proxy import proxy
 from loadtest.bench.report import Progress, console, table, write_json
 from loadtest.bench.row import Row
 from loadtest.bench.run import Part, Run
+from loadtest.bench.servers import servers
+from loadtest.bench.sessions import sessions
+from loadtest.bench.sizes import sizes
+from loadtest.bench.throughput import inbound, journal, outbound
+from loadtest.bench.workers import workers
 from loadtest.stage.processes import StageError
 
 PARTS: dict[str, Part] = {
-    "outbound": throughput.outbound,
-    "inbound": throughput.inbound,
-    "journal": throughput.journal,
+    "outbound": outbound,
+    "inbound": inbound,
+    "parts": parts,
+    "journal": journal,
+    "journal-share": journal_share,
+    "latency": latency,
+    "sessions": sessions,
+    "memory": memory,
+    "workers": workers,
+    "sizes": sizes,
+    "servers": servers,
+    "xmpp-proxy": proxy,
 }
 DEFAULT_FILE = Path("bench-out/bench.json")
 
@@ -86,6 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     here = machine()
     console().print(table(rows, here))
     write_json(options.json, rows, here, time.monotonic() - begun)
+    plots = write_plots(options.json.parent, rows, str(here))
+    console().print("written:", *(str(path) for path in (options.json, *plots)), soft_wrap=True)
     if broken:
         console().print(f"[red]{broken}[/]", soft_wrap=True)
     return 1 if broken else 0

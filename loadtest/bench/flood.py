@@ -1,8 +1,11 @@
 """One run of stanzas through a rig, measured: the CPU time of every part, and every id counted."""
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from loadtest.bench.rig import Rig, spent
+from loadtest.bench.generator import Generator
+from loadtest.bench.machine import TICK
+from loadtest.bench.rig import spent
 from loadtest.bench.stanzas import SIZE
 
 WARM_UP = 2000
@@ -25,10 +28,11 @@ class Flow:
     mixed: bool = False
     window: int = WINDOW
     """How many stanzas of a stream wait for an acknowledgement, at most."""
+    first: int = 0
     links: int = 0
-    """Over how many of the open streams, 0: all."""
+    """Over how many of the open streams, from the `first` on; 0: all."""
     direct: bool = False
-    """The streams do not lead through the gateway."""
+    """The streams lead through no gateway: there is no ledger to compare."""
 
 
 @dataclass(slots=True)
@@ -42,8 +46,8 @@ class Flood:
 
     @property
     def microseconds(self) -> float:
-        """CPU of the workers per stanza."""
-        return self.cpu["worker"] / self.count * 1e6
+        """CPU of the workers per stanza; what is less than a tick counts as one."""
+        return max(self.cpu["worker"], TICK) / self.count * 1e6
 
     @property
     def per_second(self) -> float:
@@ -60,20 +64,34 @@ class Flood:
         return self.cpu[part] / self.seconds
 
 
-async def flood(rig: Rig, flow: Flow) -> Flood:
+class Scene(Protocol):
+    """Two generators and what is between them: a `Rig`, or another product's."""
+
+    def ends(self, *, inbound: bool) -> tuple[Generator, Generator]:
+        """(who sends, who receives)."""
+
+    async def processes(self) -> dict[str, list[int]]:
+        """Process ids by part: the workers', and the generators' by name."""
+
+    async def ledger(self, *, inbound: bool) -> dict[str, Any]:
+        """The settled account of one direction; not asked for where a flow is `direct`."""
+
+
+async def flood(rig: Scene, flow: Flow) -> Flood:
     """Send, wait until all has arrived and is acknowledged, and compare the accounts.
 
     The streams must be open. Raises `LedgerWrong`, `StageError`.
     """
     sender, sink = rig.ends(inbound=flow.inbound)
     processes = await rig.processes()
-    before = await rig.ledger(inbound=flow.inbound)
+    before = {} if flow.direct else await rig.ledger(inbound=flow.inbound)
     await sender.ask(
         "prepare",
         count=flow.count,
         batch=flow.batch,
         size=flow.size,
         mixed=flow.mixed,
+        first=flow.first,
         links=flow.links,
     )
     await sink.ask("expect", count=flow.count)
@@ -84,7 +102,7 @@ async def flood(rig: Rig, flow: Flow) -> Flood:
     if (arrived["arrived"], arrived["doubled"], arrived["strange"]) != (flow.count, 0, 0):
         raise LedgerWrong(f"sent {flow.count:,}, and {arrived} of them arrived")
     if not flow.direct:
-        _compare(before, await rig.ledger(inbound=flow.inbound), flow.count)
+        compare(before, await rig.ledger(inbound=flow.inbound), flow.count)
     seconds = max(arrived["last"] - sent["begun"], sent["seconds"] if flow.rate else 0)
     roles = {sender.name: "generator", sink.name: "sink"}
     return Flood(
@@ -92,8 +110,11 @@ async def flood(rig: Rig, flow: Flow) -> Flood:
     )
 
 
-def _compare(before: dict[str, object], after: dict[str, object], count: int) -> None:
-    """All of `count` were accepted and acknowledged, and nothing else happened."""
+def compare(before: dict[str, object], after: dict[str, object], count: int) -> None:
+    """All of `count` were accepted and acknowledged, and nothing else happened.
+
+    Raises `LedgerWrong`.
+    """
     for name in ("accepted", "acknowledged", "bounced", "returned", "replayed"):
         moved = int(str(after[name])) - int(str(before[name]))
         if moved != (count if name in ("accepted", "acknowledged") else 0):

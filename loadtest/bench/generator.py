@@ -25,11 +25,14 @@ class Generator:
         log: Path,
         *,
         manages: bool = True,
+        tls: bool = True,
     ) -> None:
         self.name = name
         self._words = [str(identity.certificate), str(identity.key), *domains]
         if not manages:
             self._words.append("--unmanaged")
+        if not tls:
+            self._words.append("--plain")
         self._log = log
         self._process: asyncio.subprocess.Process | None = None
 
@@ -76,9 +79,9 @@ class Generator:
             raise StageError(f"{self.name}: {order} failed: {answer['failed']}\n{log}")
         return answer
 
-    async def times(self, path: Path) -> "array[float]":
-        """When each stanza of the last run was sent, or arrived."""
-        await self.ask("write_times", path=str(path))
+    async def times(self, what: str, path: Path) -> "array[float]":
+        """When each stanza of the last run was due ("sent"), or "arrived"; `path` is scratch."""
+        await self.ask(f"write_{what}", path=str(path))
         return _read(path)
 
 

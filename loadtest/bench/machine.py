@@ -9,7 +9,8 @@ from pathlib import Path
 from lxml import etree
 from OpenSSL import SSL
 
-_TICKS = os.sysconf("SC_CLK_TCK")
+TICK = 1 / os.sysconf("SC_CLK_TCK")
+"""Seconds: in steps of this the kernel tells what a process has spent."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -59,10 +60,10 @@ def _processor() -> str:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time a process has spent, all threads, in steps of a tick (10 ms)."""
+    """User and system time a process has spent, all threads, in steps of `TICK`."""
     text = Path(f"/proc/{pid}/stat").read_text()
     fields = text.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    return (int(fields[11]) + int(fields[12])) * TICK
 
 
 def rss_bytes(pid: int) -> int:

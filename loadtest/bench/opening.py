@@ -13,7 +13,6 @@ from typing import Any
 
 from OpenSSL import SSL
 
-from coordinator.config import Limits
 from loadtest.bench.link import Link, TcpLink, WebSocketLink
 from loadtest.stage.addresses import WEBSOCKET_PORT
 from workers.gateway.certificates import load_pair
@@ -52,6 +51,8 @@ class Identity:
     domains: frozenset[str] = Domains()
     manages: bool = True
     """XEP-0198 is offered and asked for; without it nothing can be sent again."""
+    tls: bool = True
+    """Streams on TCP begin with STARTTLS."""
     client: SSL.Context = field(init=False)
     server: SSL.Context = field(init=False)
 
@@ -90,7 +91,7 @@ class Accepting:
             server.close()
 
     def _tcp_session(self) -> TcpSession:
-        config = self._config(offer_tls=True)
+        config = self._config(offer_tls=self._identity.tls)
         parser = StreamParser(config.limits)
         stream = _receiving(config, StreamFraming(), parser.feed, parser)
         session = TcpSession(stream, NoOwner(self._on_event), is_server=True)
@@ -138,7 +139,7 @@ async def connect_tcp(
 ) -> Link:
     """Open a stream as a local server does. Raises `HopFailed`, `OSError`."""
     config = StreamConfig(
-        require_tls=True, use_dialback=False, use_management=identity.manages, limits=Limits()
+        require_tls=identity.tls, use_dialback=False, use_management=identity.manages
     )
     parser = StreamParser(config.limits)
     stream = _initiating(config, StreamFraming(), parser.feed, parser, sender, target)
@@ -153,7 +154,7 @@ async def connect_wss(
     identity: Identity, address: tuple[str, int], host: str, sender: str, target: str
 ) -> Link:
     """Open a session as a remote server does. Raises `HopFailed`, `WebSocketFailed`."""
-    config = StreamConfig(use_dialback=False, use_management=identity.manages, limits=Limits())
+    config = StreamConfig(use_dialback=False, use_management=identity.manages)
     parser = MessageParser(config.limits)
     stream = _initiating(config, WebSocketFraming(), parser.parse, parser, sender, target)
     negotiation = Negotiation(NoOwner())

@@ -1,6 +1,6 @@
 """A generator process: any number of servers at the other ends of a gateway's legs.
 
-    python -m loadtest.bench.peer CERTIFICATE KEY [--unmanaged] DOMAIN…
+    python -m loadtest.bench.peer CERTIFICATE KEY [--unmanaged] [--plain] DOMAIN…
 
 Domains are those it accepts streams for. It is told what to do by lines of JSON on standard input,
 `{"do": command, …}`, and answers each by one; the commands are the methods of `Peer`. Times are
@@ -91,11 +91,17 @@ class Peer:
         return {}
 
     async def prepare(
-        self, count: int, batch: int, size: int, mixed: bool, links: int = 0
+        self, count: int, batch: int, size: int, mixed: bool, first: int, links: int
     ) -> Answer:
-        """Encode `count` stanzas for the first `links` streams opened (0: all)."""
+        """Encode `count` stanzas for `links` streams (0: all) from the `first` one opened on."""
         self._packets = []
-        self._packets = prepare(self._opened[: links or None], count, batch, size=size, mixed=mixed)
+        self._packets = prepare(
+            self._opened[first : first + links if links else None],
+            count,
+            batch,
+            size=size,
+            mixed=mixed,
+        )
         gc.collect()
         gc.freeze()
         return {"bytes": sum(len(packet.data) for packet in self._packets)}
@@ -126,12 +132,16 @@ class Peer:
             "last": max(tally.times, default=0.0),
         }
 
-    async def write_times(self, path: str) -> Answer:
-        """Write when stanzas were sent, or arrived, as doubles to a file."""
-        times: array[float] = self._load.sent_at if self._load else array("d")
-        if self._tally is not None and self._tally.arrived:
-            times = self._tally.times
-        _write(Path(path), times)
+    async def write_sent(self, path: str) -> Answer:
+        """Write when each stanza of the last run was due, as doubles to a file."""
+        assert self._load is not None, "send first"
+        _write(Path(path), self._load.sent_at)
+        return {}
+
+    async def write_arrived(self, path: str) -> Answer:
+        """Write when each stanza that was expected arrived, as doubles to a file."""
+        assert self._tally is not None, "expect first"
+        _write(Path(path), self._tally.times)
         return {}
 
     async def links(self) -> Answer:
@@ -170,6 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("certificate", type=Path)
     parser.add_argument("key", type=Path)
     parser.add_argument("--unmanaged", action="store_true", help="without XEP-0198")
+    parser.add_argument("--plain", action="store_true", help="no TLS on TCP")
     parser.add_argument("domains", nargs="+")
     options = parser.parse_args(arguments)
     identity = Identity(
@@ -177,6 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
         key=options.key,
         domains=Domains(options.domains),
         manages=not options.unmanaged,
+        tls=not options.plain,
     )
     # Nothing here is garbage in cycles but what lives long.
     gc.disable()

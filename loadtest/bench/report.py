@@ -15,10 +15,18 @@ from loadtest.bench.machine import Machine
 from loadtest.bench.row import Row
 
 WIDTH = 172
-_HEADS = ("", "ratio", "to", "least", "median", "most", "unit", "CPU by process, µs per stanza", "")
+_HEADS = ("", "ratio", "to", "least", "median", "most", "unit")
+_PROCESSES = {
+    "worker": "worker",
+    "coordinator": "coor-\ndinator",
+    "redis": "redis",
+    "generator": "gene-\nrator",
+    "sink": "sink",
+}
 _LEGEND = """\
 ratio: of the median to the goal (✓ reached, ✗ not), or to what is named · least, median, most: of
-the repeats · per CPU-s: per CPU second of all workers, user and system"""
+the repeats · per CPU-s: per CPU second of all workers, user and system · worker to sink, and what
+is named at the end: CPU by process in µs per stanza; /s: stanzas by the clock, which others slow"""
 
 
 class Progress:
@@ -40,13 +48,14 @@ def console() -> Console:
 
 def table(rows: Sequence[Row], machine: Machine) -> Table:
     """Ratios first, absolutes second, a section for each part."""
-    shown = Table(*_HEADS, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    heads = (*_HEADS, *_PROCESSES.values(), "")
+    shown = Table(*heads, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     shown.title, shown.title_justify = str(machine), "left"
     shown.caption, shown.caption_justify = _LEGEND, "left"
-    for column in shown.columns[1:6]:
-        column.justify = "right"
-    for column in shown.columns[:7]:
-        column.no_wrap = True
+    for column in shown.columns[:-1]:
+        column.no_wrap, column.justify = True, "right"
+    for at in (0, len(_HEADS) - 1):
+        shown.columns[at].justify = "left"
     for part, group in groupby(rows, key=lambda row: row.part):
         shown.add_row(f"[bold]{part}[/]")
         for row in group:
@@ -69,17 +78,19 @@ def write_json(path: Path, rows: Sequence[Row], machine: Machine, seconds: float
 def _cells(row: Row) -> tuple[str, ...]:
     median = row.median
     if median is None:
-        return (f"  {row.name}", *("",) * 2, "", "–", "", row.unit, "", row.note)
+        blank = [""] * len(_PROCESSES)
+        return (f"  {row.name}", "", "", "", "–", "", row.unit, *blank, row.note)
     mark = {None: "", True: " [green]✓[/]", False: " [red]✗[/]"}[row.is_reached]
     to = row.base_name if row.goal is None else f"{'≤' if row.is_ceiling else '≥'}{row.goal:,g}"
+    others = [f"{name} {cpu:.0f}" for name, cpu in row.cpu.items() if name not in _PROCESSES]
     return (
         f"  {row.name}",
         "" if row.ratio is None else f"{row.ratio:.2f}{mark}",
         to,
         *(_number(value) for value in (min(row.samples), median, max(row.samples))),
         row.unit,
-        " · ".join(f"{name} {value:.1f}" for name, value in row.cpu.items()),
-        row.note,
+        *(f"{row.cpu[name]:.1f}" if name in row.cpu else "" for name in _PROCESSES),
+        " · ".join(filter(None, (row.note, *others))),
     )
 
 

@@ -20,6 +20,10 @@ class Row:
     base: float | None = None
     """What the ratio is to where there is no goal."""
     base_name: str = ""
+    x: float | None = None
+    """Where it stands in a plot: how many sessions, or bytes."""
+    series: str = ""
+    """To which line of the plot it belongs."""
     cpu: dict[str, float] = field(default_factory=dict)
     """CPU per stanza in µs by process, median of the repeats."""
     note: str = ""

@@ -3,8 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
-from loadtest.bench.flood import WARM_UP, Flood, Flow, flood
-from loadtest.bench.rig import Rig
+from loadtest.bench.flood import WARM_UP, Flood, Flow, Scene, flood
 from loadtest.bench.row import Row, median_of
 
 PER_CPU_SECOND = "per CPU-s"
@@ -25,12 +24,12 @@ class Run:
 Part = Callable[[Run], AsyncIterator[Row]]
 
 
-async def warm_up(rig: Rig, flow: Flow) -> None:
+async def warm_up(rig: Scene, flow: Flow) -> None:
     """What happens once happens before the first measurement."""
     await flood(rig, replace(flow, count=WARM_UP, rate=0))
 
 
-async def repeated(rig: Rig, run: Run, flows: dict[str, Flow]) -> dict[str, list[Flood]]:
+async def repeated(rig: Scene, run: Run, flows: dict[str, Flow]) -> dict[str, list[Flood]]:
     """Every flow once, then again, so that a bad moment of the machine meets all of them."""
     found: dict[str, list[Flood]] = {name: [] for name in flows}
     for repeat in range(run.repeats):

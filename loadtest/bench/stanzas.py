@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 SIZE = 300
 """Bytes of a stanza as it is in a WebSocket message."""
+SMALLEST = 100
 XMLNS = b" xmlns='jabber:server'"
 # Of ten stanzas of mixed traffic.
 _MIX = (*("message",) * 6, *("presence",) * 2, "get", "result")
@@ -20,7 +21,14 @@ _NUMBER = re.compile(rb" id=.n(\d+)")
 def encode(
     sender: str, target: str, number: int, *, size: int = SIZE, mixed: bool = False
 ) -> bytes:
-    """One stanza from `sender` to `target`, both domains, as it is in a WebSocket message."""
+    """One stanza from `sender` to `target`, both domains, as it is in a WebSocket message.
+
+    No longer than `SMALLEST` it has no users and no content: about so many bytes.
+    """
+    if size <= SMALLEST:
+        return (
+            f"<message{XMLNS.decode()} from='{sender}' to='{target}' id='n{number:08}'/>"
+        ).encode()
     kind = _MIX[number % 10] if mixed else "message"
     name, attributes, payload = _BODIES[kind]
     head = (

@@ -1,0 +1,77 @@
+"""The whole path against its bare parts, without sockets: rows of `loadtest.micro`, same run."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import uvloop
+
+from loadtest import micro, micro_journal
+from loadtest.bench.row import Row
+from loadtest.bench.run import Run
+from loadtest.micro_path import stanzas
+
+PART = "parts"
+PATH_GOAL = 1.5
+JOURNAL_GOAL = 20.0
+_BARE = "lxml parse and serialise"
+# A worker takes frames or stanzas apart on one leg and puts them together on the other.
+_PATHS = {
+    "whole path out, TLS": (_BARE, "websockets Frame out, masked", micro.TLS_RECORD),
+    "whole path in, TLS": ("websockets Protocol in, masked", _BARE, micro.TLS_RECORD),
+}
+_COUNT = 6000
+
+
+async def parts(run: Run) -> AsyncIterator[Row]:
+    """Every part in µs, then the whole over the sum of lxml, websockets and TLS, by batch."""
+    run.say("bare parts and whole paths")
+    # It runs event loops of its own.
+    measured = await asyncio.to_thread(
+        lambda: list(micro.rows(count=_COUNT, repeats=max(2, run.repeats)))
+    )
+    found = {(row.name, row.batch): row for row in measured}
+    for row in measured:
+        if row.name in micro.SUBJECTS or row.name in _PATHS:
+            yield Row(
+                part=PART,
+                name=f"{row.name}, {row.batch} at once",
+                unit="µs CPU",
+                samples=[row.least, row.median, row.most],
+            )
+    for name, bare in _PATHS.items():
+        for batch in micro.BATCHES:
+            whole = found[name, batch]
+            total = sum(found[part, batch].median for part in bare)
+            yield Row(
+                part=PART,
+                name=f"{name}, to lxml + websockets + TLS, {batch} at once",
+                unit="×",
+                samples=[value / total for value in (whole.least, whole.median, whole.most)],
+                goal=PATH_GOAL,
+                is_ceiling=True,
+            )
+
+
+async def journal_share(run: Run) -> AsyncIterator[Row]:
+    """What a journal adds to the way out, of the same source without one."""
+    for batch in micro.BATCHES:
+        run.say(f"journal, {batch} at once")
+        rows = [
+            await asyncio.to_thread(_load_row, batch, max(2, run.repeats))
+            for _ in range(run.repeats)
+        ]
+        yield Row(
+            part="journal",
+            name=f"journal's share of the way out, {batch} at once",
+            unit="%",
+            samples=[row.share for row in rows],
+            goal=JOURNAL_GOAL,
+            is_ceiling=True,
+            note=f"redis {min(row.redis for row in rows):.1f} µs",
+        )
+
+
+def _load_row(batch: int, repeats: int) -> micro_journal.LoadRow:
+    work = micro_journal.load_row(stanzas(batch), count=_COUNT, repeats=repeats)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
