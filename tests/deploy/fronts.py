@@ -1,9 +1,18 @@
-"""nginx, HAProxy and Caddy as Debian packages them, each with the file that is shipped for it."""
+"""nginx, HAProxy and Caddy as Debian packages them, each with the file that is shipped for it.
+
+Traefik, which Debian does not have, is played by a stub that sends what Traefik would.
+"""
 
 import asyncio
+import base64
+import contextlib
+import ssl
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from coordinator.config import WebSocket
+from coordinator.configfile import from_table
 from loadtest.stage.authority import KeyPair
 from loadtest.stage.processes import StageError, StageProcess
 
@@ -14,7 +23,10 @@ FILES = {
     "haproxy": "haproxy.cfg",
     "haproxy-tcp": "haproxy-tcp.cfg",
     "caddy": "Caddyfile",
+    "traefik": "traefik.yaml",
 }
+REAL = [kind for kind in FILES if kind != "traefik"]
+PASS_THROUGH = ("nginx-stream", "haproxy-tcp")
 _NGINX = """\
 daemon off;
 worker_processes 1;
@@ -32,6 +44,14 @@ events {{ }}
 _CADDY = "{\n\tadmin off\n\tauto_https off\n}\n"
 
 
+def told(kind: str) -> WebSocket:
+    """What the comment of a shipped file says to write into fedgate.toml."""
+    lines = (DEPLOY / FILES[kind]).read_text().splitlines()
+    inside = [line.removeprefix("#   ") for line in lines if line.startswith("#   ")]
+    table = tomllib.loads("\n".join(['gateway.domains = ["example.org"]', *inside]))
+    return from_table(table, Path("/etc/fedgate")).websocket
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a proxy listens and what for, and whom it connects to. It calls from `address`."""
@@ -44,7 +64,7 @@ class Place:
 
 
 class Front:
-    """One proxy; `kind` is a key of `FILES`. Raises `StageError` when its own tool finds fault."""
+    """One proxy; `kind` is one of `REAL`. Raises `StageError` when its own tool finds fault."""
 
     def __init__(self, kind: str, directory: Path, place: Place) -> None:
         directory.mkdir()
@@ -131,3 +151,63 @@ class Front:
         for number in found:
             lines[number] = lines[number].replace(old, new)
         self._text = "".join(lines)
+
+
+class TraefikStub:
+    """Ends TLS and hands each connection on, with the leaf in Traefik's header.
+
+    Its TLS is Python's: it refuses certificates that are for servers only, as Traefik does not.
+    """
+
+    def __init__(self, place: Place, trust: Path) -> None:
+        self.kind = "traefik"
+        self.place = place
+        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(trust))
+        self._context.verify_mode = ssl.CERT_OPTIONAL
+        self._context.load_cert_chain(place.pair.certificate, place.pair.key)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server
+
+    async def start(self) -> None:
+        place = self.place
+        self._server = await asyncio.start_server(
+            self._serve, place.address, place.port, ssl=self._context
+        )
+
+    async def stop(self) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        host, _, port = self.place.upstream.partition(":")
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            far_reader, far_writer = await asyncio.open_connection(
+                host, int(port), local_addr=(self.place.address, 0)
+            )
+            far_writer.write(self._with_headers(head, writer))
+            await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+
+    def _with_headers(self, head: bytes, writer: asyncio.StreamWriter) -> bytes:
+        lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
+        kept = [line for line in lines if not line.lower().startswith(b"x-forwarded-")]
+        kept.append(b"X-Forwarded-For: " + writer.get_extra_info("peername")[0].encode())
+        leaf = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        if leaf:
+            kept.append(b"X-Forwarded-Tls-Client-Cert: " + base64.b64encode(leaf))
+        return b"\r\n".join([*kept, b"", b""])
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    finally:
+        writer.close()

@@ -4,7 +4,6 @@ What the listener then knows of a peer is what it would know without the proxy.
 """
 
 import socket
-import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,10 +15,9 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from coordinator.config import WebSocket
-from coordinator.configfile import from_table
 from loadtest.stage.authority import KeyPair, TestAuthority
 from loadtest.stage.wire import Wire, WireClosed, dial, tls_context
-from tests.deploy.fronts import DEPLOY, FILES, Front, Place
+from tests.deploy.fronts import DEPLOY, PASS_THROUGH, REAL, Front, Place, told
 from tests.workers.gateway.wire_bench import RecordingWebSocketOwner
 from workers.gateway.certificates import load_pair
 from workers.gateway.forwarded import TrustedProxies
@@ -37,15 +35,6 @@ FORGED = {
 }
 # They have no way to forward more than the leaf.
 LEAF_ALONE = ("nginx", "caddy")
-PASS_THROUGH = ("nginx-stream", "haproxy-tcp")
-
-
-def told(file: str) -> WebSocket:
-    """What the comment of a shipped file says to write into fedgate.toml."""
-    lines = (DEPLOY / file).read_text().splitlines()
-    inside = [line.removeprefix("#   ") for line in lines if line.startswith("#   ")]
-    table = tomllib.loads("\n".join(['gateway.domains = ["example.org"]', *inside]))
-    return from_table(table, Path("/etc/fedgate")).websocket
 
 
 class Behind:
@@ -95,7 +84,7 @@ def free_port() -> int:
 async def scene(kind: str, directory: Path) -> AsyncIterator[Scene]:
     authority = TestAuthority(directory / "ca")
     pair = authority.issue(HOST)
-    behind = Behind(told(FILES[kind]), pair)
+    behind = Behind(told(kind), pair)
     sock = socket.create_server(("127.0.0.1", 0))
     server = await serve(behind.endpoint, sock)
     upstream = f"127.0.0.1:{sock.getsockname()[1]}"
@@ -109,7 +98,7 @@ async def scene(kind: str, directory: Path) -> AsyncIterator[Scene]:
         server.close()
 
 
-@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("kind", REAL)
 async def test_a_peers_certificate_arrives_and_forged_ones_do_not(
     kind: str, tmp_path: Path
 ) -> None:
@@ -137,7 +126,7 @@ def certificates(pair: KeyPair | None) -> list[x509.Certificate]:
     return x509.load_pem_x509_certificates(pair.certificate.read_bytes()) if pair else []
 
 
-@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("kind", REAL)
 async def test_messages_and_pings_pass_and_other_paths_are_not_ours(
     kind: str, tmp_path: Path
 ) -> None:
@@ -162,7 +151,7 @@ async def test_messages_and_pings_pass_and_other_paths_are_not_ours(
 def test_traefiks_file_asks_for_certificates_and_forwards_them() -> None:
     """Debian has no Traefik to check it with; its header is played in the integration tests."""
     document = yaml.safe_load((DEPLOY / "traefik.yaml").read_text())
-    settings = told("traefik.yaml")
+    settings = told("traefik")
 
     router = document["http"]["routers"]["fedgate"]
     [middleware] = router["middlewares"]
