@@ -30,6 +30,13 @@ REMOTE = "montague.example"
 ZONE = "peers.example"
 """Many remote domains: `d0.peers.example`, `d1.peers.example`, …"""
 _REMOTE_HOST = f"gw.{REMOTE}"
+# They are looked after all the same, but one generator is every remote owner and address at once.
+_LIMITS = {
+    "stanzas_per_second": 1_000_000,
+    "bytes_per_second": 1 << 30,
+    "connections_per_address": 100_000,
+    "handshakes_per_address": 1_000_000,
+}
 _DNS, _LOCAL, _REMOTE, _GATEWAY = 1, 11, 12, 21
 
 
@@ -80,6 +87,7 @@ class Rig:
             workers=workers,
             log_level="warning",
         )
+        self.gateway.configure("limits", **_LIMITS)
         self.gateway.configure('remote."*"', url=f"wss://{_REMOTE_HOST}/xmpp-s2s")
 
     async def __aenter__(self) -> "Rig":

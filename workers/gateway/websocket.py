@@ -53,6 +53,7 @@ class WebSocket:
     def __init__(self, protocol: SansIOProtocol, *, allow_unmasked: bool = False) -> None:
         self.owner: WebSocketOwner | None = None
         self.channel = Channel(self)
+        self._loop = asyncio.get_running_loop()
         self._protocol = protocol
         self._allow_unmasked = allow_unmasked
         self._masks = protocol.side is not SERVER
@@ -171,14 +172,14 @@ class WebSocket:
     def restart_clock(self) -> None:
         """It was not the peer who let an incomplete message wait."""
         if self._began_at:
-            self._began_at = asyncio.get_running_loop().time()
+            self._began_at = self._loop.time()
 
     def _on_slow(self, reason: str) -> None:
         """The connection is about to be failed for it."""
 
     def _on_progress(self, size: int, messages: int) -> None:
         """Something was read: is the peer within its share and its time?"""
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         if not (self._buffer or self._message or self._through):
             self._began_at = 0.0
         elif messages or not self._began_at:
@@ -367,8 +368,7 @@ class WebSocket:
 
     def _expect_close(self) -> None:
         if self._close_timer is None and not self.channel.is_closing:
-            loop = asyncio.get_running_loop()
-            self._close_timer = loop.call_later(CLOSE_TIMEOUT, self._on_close_timeout)
+            self._close_timer = self._loop.call_later(CLOSE_TIMEOUT, self._on_close_timeout)
 
     def _on_close_timeout(self) -> None:
         self._tell_closed(1006, "the peer did not answer Close")
