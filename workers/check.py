@@ -214,7 +214,7 @@ class Check:
             ) from None
 
     async def _check_native(self) -> None:
-        policy = AddressPolicy(self._config.discovery.allow_networks)
+        policy = AddressPolicy(self._config.discovery.allow_networks, private=True)
         own = [parse_address(self._config.local.listen)]
         try:
             sock = await connect_native(self._domain, self._resolver, policy, own=own)

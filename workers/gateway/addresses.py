@@ -37,6 +37,7 @@ _REFUSED: tuple[tuple[str, tuple[IPNetwork, ...]], ...] = tuple(
         ("documentation", ("2001:db8::/32", "3fff::/20")),
     )
 )
+_PRIVATE = frozenset({"private", "carrier-grade NAT"})
 # All that IANA has given out for unicast; Python's is_global takes much beside it for global.
 _IPV6_UNICAST = IPv6Network("2000::/3")
 # Translations that carry an IPv4 address in their last four bytes: it is what is reached.
@@ -58,8 +59,12 @@ class AddressRefused(Exception):
 class AddressPolicy:
     """Refuses addresses that are not public, except in the networks allowed by configuration."""
 
-    def __init__(self, allow_networks: Iterable[str] = ()) -> None:
-        """Raises `ValueError` for text that is not a network in CIDR form."""
+    def __init__(self, allow_networks: Iterable[str] = (), *, private: bool = False) -> None:
+        """`private`: networks behind NAT pass, too, as for native s2s, but nothing else.
+
+        Raises `ValueError` for text that is not a network in CIDR form.
+        """
+        self._passed = _PRIVATE if private else frozenset()
         self._allowed = tuple(ip_network(network, strict=False) for network in allow_networks)
 
     def check(self, address: str | IPAddress) -> None:
@@ -74,6 +79,8 @@ class AddressPolicy:
         if inner is not None and any(_contains(network, inner) for network in self._allowed):
             return
         reason = _why_refused(ip if inner is None else inner)
+        if reason in self._passed:
+            return
         if reason is None and isinstance(ip, IPv6Address) and ip.scope_id is not None:
             reason = "bound to one of our interfaces"
         if reason is not None:

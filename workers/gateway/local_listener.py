@@ -70,8 +70,8 @@ class LocalListener:
         self._siblings = siblings
         self._contexts = contexts
         self._own = (parse_address(config.local.listen),)
-        # The local server chose the domain and would connect there itself: no policy of ours.
-        self._native_policy = AddressPolicy(("0.0.0.0/0", "::/0"))
+        # The local server chose the domain, and networks behind NAT are where it could go itself.
+        self._native_policy = AddressPolicy(config.discovery.allow_networks, private=True)
         self._arrivals = Arrivals(config, control, siblings)
         self._arrivals.serve = self._serve
         self._arrivals.pass_through = self._pass_through

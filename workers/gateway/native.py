@@ -3,7 +3,6 @@
 import asyncio
 import ipaddress
 import logging
-import os
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import cast
 from coordinator.address import Address
 from workers.gateway.addresses import AddressPolicy, AddressRefused
 from workers.gateway.peek import wait_readable
+from workers.gateway.racing import NotConnected, connect_any
 from workers.gateway.resolver import ResolveFailed, Resolver, ServiceNotOffered
 
 log = logging.getLogger(__name__)
@@ -76,18 +76,18 @@ class _Search:
         targets = await self._find_targets(domain)
         attempts = 0
         for index, (host, port) in enumerate(targets):
-            addresses = (await self._find_addresses(host))[: _MAX_ATTEMPTS - attempts]
-            attempts += len(addresses)
-            for tried, address in enumerate(addresses):
-                left = len(targets) - index - 1 + len(addresses) - tried
-                sock = await self._try(Address(address, port), self._share(left))
-                if sock is not None:
-                    return sock
+            found = [Address(text, port) for text in await self._find_addresses(host)]
+            permitted = [address for address in found if self._is_permitted(address)]
+            permitted = permitted[: _MAX_ATTEMPTS - attempts]
+            attempts += len(permitted)
+            sock = await self._try(permitted, self._share(len(targets) - index))
+            if sock is not None:
+                return sock
         raise self.failure("its name has no address")
 
-    def _share(self, attempts_left: int) -> float:
+    def _share(self, targets_left: int) -> float:
         remaining = self._deadline - asyncio.get_running_loop().time()
-        return max(remaining / attempts_left, _MIN_ATTEMPT_SECONDS)
+        return max(remaining / targets_left, _MIN_ATTEMPT_SECONDS)
 
     def failure(self, fallback: str) -> NativeFailed:
         reason = "; ".join(self._reasons[-4:]) or fallback
@@ -115,28 +115,26 @@ class _Search:
         self._resolved = self._resolved or bool(addresses)
         return addresses
 
-    async def _try(self, address: Address, seconds: float) -> socket.socket | None:
+    def _is_permitted(self, address: Address) -> bool:
         if is_own(address, self._own):
             self._reasons.append(f"{address} is this gateway itself")
-            return None
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        sock = None
+            return False
         try:
             self._policy.check(address.host)
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            async with asyncio.timeout(seconds):
-                await asyncio.get_running_loop().sock_connect(sock, address)
-        except TimeoutError:
-            self._reasons.append(f"{address} does not answer")
-        except OSError as exc:
-            self._reasons.append(f"{address}: {os.strerror(exc.errno) if exc.errno else exc}")
         except AddressRefused as exc:
             self._reasons.append(f"{address}: {exc.reason}")
-        else:
-            return sock
-        if sock is not None:
-            sock.close()
-        return None
+            return False
+        return True
+
+    async def _try(self, addresses: list[Address], seconds: float) -> socket.socket | None:
+        if not addresses:
+            return None
+        hosts = [address.host for address in addresses]
+        try:
+            return (await connect_any(hosts, addresses[0].port, timeout=seconds))[1]
+        except NotConnected as exc:
+            self._reasons.append(f"{', '.join(map(str, addresses))}: {exc.reason}")
+            return None
 
 
 async def greet(local: socket.socket, remote: socket.socket, *, timeout: float = 10.0) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from workers.gateway.hostmeta import InvalidHostMeta, Target, parse_url
 from workers.gateway.identity import CertificateRejected
 from workers.gateway.judge import Judge
 from workers.gateway.negotiation import Negotiation, SeeOtherUri
+from workers.gateway.racing import NotConnected, connect_any
 from workers.gateway.session import SessionOwner, WebSocketSession
 from workers.gateway.tls import OwnCertificates, client_context
 from workers.gateway.websocket_handshake import WebSocketFailed, connect
@@ -33,6 +35,8 @@ from workers.xmpp.stream import StreamConfig
 log = logging.getLogger(__name__)
 
 MAX_SEE_OTHER = 2
+MAX_ADDRESSES = 8  # of one target are tried
+MIN_ATTEMPT = 2.0  # seconds for one, however many targets and addresses there are
 _NO_CERTIFICATE = client_context(None)
 
 NewSession = Callable[[], WebSocketSession]
@@ -133,33 +137,51 @@ class RemoteConnector:
     async def _try_addresses(
         self, wanted: "_Wanted", target: Target, addresses: list[str]
     ) -> WebSocketSession:
-        reason = "no address"
-        for address in addresses:
+        """One that accepts and then is no good must not take the time of all others."""
+        left = addresses[:MAX_ADDRESSES]
+        attempts = len(wanted.found.targets) * len(left)
+        seconds = max(self._config.limits.connect_timeout / attempts, MIN_ATTEMPT)
+        reasons = []
+        while left:
             try:
-                return await self._open(wanted, target, address)
+                address, sock = await connect_any(left, target.port, timeout=seconds * len(left))
+            except NotConnected as exc:
+                where = f"{' and '.join(left)} port {target.port}"
+                reasons.append(f"cannot connect to {where}: {exc.reason}")
+                break
+            left.remove(address)
+            try:
+                return await self._open(wanted, target, address, sock, seconds)
             except HopFailed as exc:
-                reason = f"{address}: {exc.reason}"
-        raise HopFailed(reason, resolved=True)
+                reasons.append(f"{address}: {exc.reason}")
+        raise HopFailed("; ".join(reasons), resolved=True)
 
-    async def _open(self, wanted: "_Wanted", target: Target, address: str) -> WebSocketSession:
+    async def _open(
+        self, wanted: "_Wanted", target: Target, address: str, sock: socket.socket, seconds: float
+    ) -> WebSocketSession:
         negotiation = Negotiation(wanted.owner)
         try:
-            session = await self._upgrade(wanted, target, address, negotiation)
+            session = await self._upgrade(wanted, target, sock, seconds, negotiation)
         except _CertificateRefused:
             if not await self._judge.learn(wanted.found.domain, asker=wanted.asker):
                 raise
-            session = await self._upgrade(wanted, target, address, negotiation)
+            again = (address, target.port)
+            session = await self._upgrade(wanted, target, again, seconds, negotiation)
         assert isinstance(session.stream, InitiatingStream)
         session.stream.open()
         session.pump()
-        await negotiation.finish(session, self._config.limits.connect_timeout)
+        await negotiation.finish(session, seconds)
         return session
 
     async def _upgrade(
-        self, wanted: "_Wanted", target: Target, address: str, negotiation: Negotiation
+        self,
+        wanted: "_Wanted",
+        target: Target,
+        where: socket.socket | tuple[str, int],
+        seconds: float,
+        negotiation: Negotiation,
     ) -> WebSocketSession:
         """TLS and the WebSocket handshake. Raises `_CertificateRefused` and other `HopFailed`."""
-        limits = self._config.limits
         session = wanted.new_session()
         session.owner = negotiation
         verdict = _Verdict(self._judge, wanted.found, target)
@@ -167,14 +189,14 @@ class RemoteConnector:
             websocket = await connect(
                 target.url,
                 session,
-                address=(address, target.port),
+                address=where,
                 context=self._certificates.client_context_for(wanted.local) or _NO_CERTIFICATE,
                 server_name=target.sni or None,
                 verify=verdict.verify,
                 # COMPAT(xmpp-proxy): it sends Origin itself; some HTTPS fronts route by it.
                 headers={"Origin": origin_of(target)},
-                max_message=2 * limits.stanza_bytes,
-                timeout=limits.connect_timeout,
+                max_message=2 * self._config.limits.stanza_bytes,
+                timeout=seconds,
             )
         except WebSocketFailed as exc:
             kind = _CertificateRefused if verdict.is_refused else HopFailed

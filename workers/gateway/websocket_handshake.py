@@ -368,7 +368,7 @@ async def connect(
     url: str,
     owner: WebSocketOwner,
     *,
-    address: tuple[str, int],
+    address: tuple[str, int] | socket.socket,
     context: SSL.Context | None,
     server_name: str | None = None,
     verify: Callable[[Channel], None] = _accept_any_peer,
@@ -378,6 +378,7 @@ async def connect(
 ) -> WebSocket:
     """Open a WebSocket to `url` at `address`, an IP address and port that were checked before.
 
+    Or on a connected, non-blocking socket, which belongs to the WebSocket from now on.
     `context` is None for `ws:` only, on networks that are trusted otherwise. `server_name` is the
     SNI, by default the URL's host. `verify` is called after the TLS handshake
     and before the request leaves; it refuses the server by raising `WebSocketFailed`.
@@ -400,15 +401,19 @@ async def connect(
     websocket = ConnectedWebSocket(
         protocol, owner, start=start, verify=verify, headers=headers or {}
     )
+    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout):
-            await asyncio.get_running_loop().create_connection(lambda: websocket.channel, *address)
+            if isinstance(address, socket.socket):
+                await loop.create_connection(lambda: websocket.channel, sock=address)
+            else:
+                await loop.create_connection(lambda: websocket.channel, *address)
             await websocket.wait_opened()
     except TimeoutError as exc:
         websocket.give_up()
         raise WebSocketFailed(f"no WebSocket within {timeout:g} s") from exc
     except OSError as exc:
-        raise WebSocketFailed(f"cannot connect to {address[0]} port {address[1]}: {exc}") from exc
+        raise WebSocketFailed(f"cannot connect: {exc}") from exc
     except asyncio.CancelledError:
         websocket.give_up()
         raise

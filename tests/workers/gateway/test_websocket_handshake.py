@@ -502,7 +502,7 @@ async def test_a_cancelled_attempt_leaves_no_connection() -> None:
 async def test_a_refused_connection_and_no_tls_fail_with_their_reason() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
-    with pytest.raises(WebSocketFailed, match="cannot connect to"):
+    with pytest.raises(WebSocketFailed, match="cannot connect: "):
         await open_to(port, RecordingWebSocketOwner())  # type: ignore[misc]
 
 
