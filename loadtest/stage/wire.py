@@ -7,7 +7,7 @@ certificate before anyone can look at it.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from cryptography import x509
 from OpenSSL import SSL
@@ -115,7 +115,7 @@ class Wire(asyncio.Protocol):
 
     def end(self) -> None:
         """End TLS and TCP, without a Close frame when there was none."""
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             with contextlib.suppress(SSL.Error):
                 self._tls.shutdown()
             self._drain_tls()
@@ -127,8 +127,8 @@ class Wire(asyncio.Protocol):
             self._transport.pause_reading()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports do not derive from asyncio's: nothing to check at run time.
+        self._transport = cast(asyncio.Transport, transport)
         self._shake_hands()
 
     def data_received(self, data: bytes) -> None:

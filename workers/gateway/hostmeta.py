@@ -88,14 +88,14 @@ def parse_url(
         raise InvalidHostMeta(f"URL is too long or has forbidden characters: {url[:100]!r}")
     try:
         parts = urlsplit(url)
-        port = parts.port or _WSS_PORT
+        port = _WSS_PORT if parts.port is None else parts.port
     except ValueError as exc:
         raise InvalidHostMeta(f"malformed URL {url[:100]!r}: {exc}") from None
     if parts.scheme != "wss":
         raise InvalidHostMeta(f"URL is not wss: {url[:100]!r}")
     if "@" in parts.netloc or parts.fragment:
         raise InvalidHostMeta(f"URL with user or fragment part: {url[:100]!r}")
-    if not configured and port != _WSS_PORT and port < 1024:
+    if port == 0 or (not configured and port != _WSS_PORT and port < 1024):
         raise InvalidHostMeta(f"port {port} is not permitted in {url[:100]!r}")
     host, literal = _host(parts.hostname or "")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

@@ -30,6 +30,7 @@ from workers.xmpp.framing import WebSocketFraming
 from workers.xmpp.initiating import InitiatingStream
 from workers.xmpp.management import Suspended
 from workers.xmpp.parser import MessageParser
+from workers.xmpp.state import State
 from workers.xmpp.stream import StreamConfig
 
 log = logging.getLogger(__name__)
@@ -168,8 +169,9 @@ class RemoteConnector:
             again = (address, target.port)
             session = await self._upgrade(wanted, target, again, seconds, negotiation)
         assert isinstance(session.stream, InitiatingStream)
-        session.stream.open()
-        session.pump()
+        if session.stream.state is State.START:  # else it has said its last word already
+            session.stream.open()
+            session.pump()
         await negotiation.finish(session, seconds)
         return session
 
