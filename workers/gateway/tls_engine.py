@@ -2,16 +2,25 @@
 
 Nothing here knows sockets or loops; `channel.py` moves the bytes. OpenSSL is pyOpenSSL's, because
 Python's own ssl refuses serverAuth-only client certificates before anybody can look at them.
+
+Records go past pyOpenSSL's methods to the C functions below them: 2 µs of CPU for one that leaves
+and 3 for one that comes, where the methods take 5.4 and 6.7. They tell "nothing is there" by an
+exception, at least once for each.
 """
 
 from cryptography import x509
 from OpenSSL import SSL
+from OpenSSL._util import ffi, lib
 
-# What one call hands to OpenSSL or takes from it. A memory BIO keeps the size of its largest
-# moment for the life of the connection, so large reads and writes go through in slices.
-_SLICE = 32768
+_chars = ffi.typeof("char[]")
+# A new buffer for each use (0.16 µs): threads share the module, and OpenSSL lets others run.
+_new_buffer = ffi.new_allocator(should_clear_after_alloc=False)
+
 # The most that one record holds (RFC 8446 §5.1).
 RECORD = 16384
+# What OpenSSL is given or asked for at once. A memory BIO keeps the size of its largest moment for
+# the life of the connection, so large reads and writes go through in slices.
+_SLICE = RECORD + 1024
 
 
 class TLSFailed(Exception):
@@ -56,13 +65,12 @@ class TLSEngine:
 
         After the peer's close_notify `peer_closed` is true and nothing more is returned.
         """
-        connection = self._connection
+        into = self._connection._into_ssl
         plaintext: list[bytes] = []
-        view = memoryview(data)
         for start in range(0, len(data), _SLICE):
-            piece = view[start : start + _SLICE]
-            while piece:
-                piece = piece[connection.bio_write(piece) :]
+            piece = data[start : start + _SLICE]
+            if lib.BIO_write(into, piece, len(piece)) != len(piece):
+                raise MemoryError  # there is no other reason
             if not self.handshake():
                 continue
             if not self._read_into(plaintext):
@@ -76,28 +84,34 @@ class TLSEngine:
 
     def _read_into(self, plaintext: list[bytes]) -> bool:
         """Decrypt all complete records; false when the peer has sent its last one."""
-        receive = self._connection.recv
-        try:
-            while True:
-                plaintext.append(receive(RECORD))
-        except SSL.WantReadError:
+        ssl, buffer = self._connection._ssl, _new_buffer(_chars, RECORD)
+        while (size := lib.SSL_read(ssl, buffer, RECORD)) > 0:
+            plaintext.append(ffi.unpack(buffer, size))
+        if lib.SSL_get_error(ssl, size) == lib.SSL_ERROR_WANT_READ:
             return True
+        try:
+            self._connection._raise_ssl_error(ssl, size)
         except SSL.ZeroReturnError:
             self.peer_closed = True
             return False
         except SSL.Error as exc:
             self._collect()
             raise TLSFailed(_reason(exc)) from exc
+        raise AssertionError("SSL_read gave nothing and no reason")
 
     def send(self, data: bytes) -> None:
         """Encrypt, in records of 16 KiB. Only after the handshake. Raises `TLSFailed`."""
-        view = memoryview(data)
-        try:
-            for start in range(0, len(data), _SLICE):
-                self._connection.sendall(view[start : start + _SLICE])
-                self._collect()
-        except SSL.Error as exc:
-            raise TLSFailed(_reason(exc)) from exc
+        ssl = self._connection._ssl
+        for start in range(0, len(data), RECORD):
+            piece = data[start : start + RECORD]
+            size = lib.SSL_write(ssl, piece, len(piece))
+            if size != len(piece):
+                try:
+                    self._connection._raise_ssl_error(ssl, size)
+                except SSL.Error as exc:
+                    raise TLSFailed(_reason(exc)) from exc
+                raise AssertionError("a memory BIO takes a whole record")
+            self._collect()
 
     def shutdown(self) -> None:
         """Say close_notify: nothing more will be sent."""
@@ -118,11 +132,12 @@ class TLSEngine:
         return data
 
     def _collect(self) -> None:
-        try:
-            while True:
-                self._outgoing.append(self._connection.bio_read(_SLICE + 1024))
-        except SSL.WantReadError:
-            return
+        """Take what OpenSSL wants to have sent."""
+        bio, buffer = self._connection._from_ssl, _new_buffer(_chars, _SLICE)
+        while (size := lib.BIO_read(bio, buffer, _SLICE)) > 0:
+            self._outgoing.append(ffi.unpack(buffer, size))
+            if size < _SLICE:
+                break
 
     def peer_chain(self) -> list[x509.Certificate]:
         """The certificates the peer presented, leaf first, unverified; empty when it has none."""
