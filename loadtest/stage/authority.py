@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
+from workers.gateway import certificates
+
 # RFC 4985 (SRVName) and RFC 6120 §13.7.1.4 (XmppAddr) as otherName types.
 _SRV_NAME = ObjectIdentifier("1.3.6.1.5.5.7.8.7")
 _XMPP_ADDR = ObjectIdentifier("1.3.6.1.5.5.7.8.5")
@@ -26,19 +28,31 @@ class KeyPair:
 
 
 class TestAuthority:
-    """A certificate authority that exists for one stage. `bundle` is the PEM file to trust."""
+    """A certificate authority that exists for one stage. `bundle` is the PEM file to trust.
+
+    With `keep` its key stays in the directory, and the next one made there is the same.
+    """
 
     # pytest would otherwise try to collect it by its name.
     __test__ = False
 
-    def __init__(self, directory: Path, common_name: str = "Stage CA") -> None:
+    def __init__(
+        self, directory: Path, common_name: str = "Stage CA", *, keep: bool = False
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._certificate = _self_signed(self._key, common_name)
         self.bundle = directory / "ca.pem"
-        self.bundle.write_bytes(_pem(self._certificate))
-        self.bundle.chmod(0o644)
+        key_file = directory / "ca.key"
+        if keep and key_file.exists() and _is_valid(self.bundle):
+            self._key = _load_key(key_file)
+            self._certificate = x509.load_pem_x509_certificate(self.bundle.read_bytes())
+        else:
+            self._key = ec.generate_private_key(ec.SECP256R1())
+            self._certificate = _self_signed(self._key, common_name)
+            self.bundle.write_bytes(_pem(self._certificate))
+            self.bundle.chmod(0o644)
+            if keep:  # the key last: without it both are made again
+                _write_key(key_file, self._key)
         self._issued = 0
 
     def issue(
@@ -52,12 +66,34 @@ class TestAuthority:
         self_signed: bool = False,
     ) -> KeyPair:
         """Write a leaf for the names; by default with serverAuth alone, as public CAs do."""
+        leaf, key = self._sign(
+            _general_names(dns_names, srv_names, xmpp_addresses, ip_addresses),
+            dns_names[0] if dns_names else "stage leaf",
+            server_auth_only=server_auth_only,
+            not_after=not_after,
+            self_signed=self_signed,
+        )
+        return self._write(leaf, key)
+
+    def mint(self, *dns_names: str) -> certificates.KeyPair:
+        """A leaf with serverAuth alone that stays in memory: for thousands of them."""
+        leaf, key = self._sign(_general_names(dns_names, (), (), ()), dns_names[0])
+        return certificates.KeyPair((leaf, self._certificate), key, frozenset(dns_names))
+
+    def _sign(
+        self,
+        names: list[x509.GeneralName],
+        common_name: str,
+        *,
+        server_auth_only: bool = True,
+        not_after: datetime | None = None,
+        self_signed: bool = False,
+    ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
         key = ec.generate_private_key(ec.SECP256R1())
         usages = [ExtendedKeyUsageOID.SERVER_AUTH]
         if not server_auth_only:
             usages.append(ExtendedKeyUsageOID.CLIENT_AUTH)
-        names = _general_names(dns_names, srv_names, xmpp_addresses, ip_addresses)
-        subject = _name(dns_names[0] if dns_names else "stage leaf")
+        subject = _name(common_name)
         end = not_after or datetime.now(UTC) + _LIFETIME
         builder = (
             x509.CertificateBuilder()
@@ -79,8 +115,7 @@ class TestAuthority:
                 critical=False,
             )
         )
-        leaf = builder.sign(key if self_signed else self._key, hashes.SHA256())
-        return self._write(leaf, key)
+        return builder.sign(key if self_signed else self._key, hashes.SHA256()), key
 
     def _write(self, leaf: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> KeyPair:
         self._issued += 1
@@ -88,15 +123,31 @@ class TestAuthority:
             self.directory / f"leaf-{self._issued}.pem", self.directory / f"leaf-{self._issued}.key"
         )
         pair.certificate.write_bytes(_pem(leaf) + _pem(self._certificate))
-        pair.key.touch(0o600)
-        pair.key.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
+        _write_key(pair.key, key)
         return pair
+
+
+def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    path.touch(0o600)
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+
+
+def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(path.read_bytes(), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError(f"{path} is no key of ours")
+    return key
+
+
+def _is_valid(bundle: Path) -> bool:
+    certificate = x509.load_pem_x509_certificate(bundle.read_bytes())
+    return certificate.not_valid_after_utc > datetime.now(UTC) + _LIFETIME
 
 
 def _self_signed(key: ec.EllipticCurvePrivateKey, common_name: str) -> x509.Certificate:
