@@ -1,0 +1,1 @@
+"""The other side of a load test: a local server that answers, echoes and copies."""
