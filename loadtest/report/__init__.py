@@ -1,0 +1,1 @@
+"""What a load test found: figures as JSON, a page to look at, comparison of two runs."""

@@ -1,0 +1,54 @@
+"""Sums and percentiles of a run."""
+
+import pytest
+
+from loadtest.report.figures import Run, figures, metrics
+
+
+def test_the_whole_is_the_sum_of_its_scenarios(run: Run) -> None:
+    found = metrics(run)
+    assert (found[""]["sent"], found[""]["delivered"]) == (109, 107)
+    assert (found[""]["lost"], found[""]["bounced"], found[""]["reordered"]) == (1, 1, 2)
+    assert (found["chat"]["sent"], found["iq ping"]["sent"]) == (102, 7)
+    assert found[""]["rate"] == pytest.approx(10.7)
+
+
+def test_percentiles_are_those_of_the_latencies(run: Run) -> None:
+    found = metrics(run)
+    assert found["chat"]["p50"] == pytest.approx(5, rel=0.05)
+    assert found["chat"]["max"] == pytest.approx(10, rel=0.05)
+    assert found["iq ping"]["p50"] is None
+
+
+def test_sessions_that_we_cut_are_not_held_against_the_endpoint(run: Run) -> None:
+    found = metrics(run)[""]
+    assert (found["ended"], found["refused"], found["sessions"]) == (3, 1, 5)
+
+
+def test_figures_have_a_line_for_every_second(run: Run) -> None:
+    timeline = figures(run)["timeline"]
+    assert [each["t"] for each in timeline] == list(range(10))
+    assert {each["delivered"] for each in timeline} == {10}
+
+
+def test_processes_are_told_with_their_cost(run: Run) -> None:
+    process = figures(run)["processes"]["worker w1"]
+    assert process["cpu_seconds"] == 6.0
+    assert process["rss_most"] == 100 * 2**20
+    assert process["rss_growth"] == 0
+    assert len(process["samples"]) == 12
+
+
+def test_a_run_without_anything_has_figures(run: Run) -> None:
+    found = figures(Run())
+    assert found["timeline"] == []
+    assert found["totals"]["p99"] is None
+    assert found["totals"]["rate"] == 0
+
+
+def test_progress_tells_the_last_seconds(run: Run) -> None:
+    line = run.progress()
+    assert "5 sessions" in line
+    assert "10/s out" in line
+    assert "1 bounced" in line
+    assert Run().progress()
