@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench chaos lock packages clean simulate
+.PHONY: demo test lint bench chaos loadtest lock packages clean simulate
 
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -32,6 +32,10 @@ bench: .venv/.installed packages
 # CHAOS="--only worker-killed --times 3" chooses; --flap for thousands of domains at once.
 chaos: .venv/.installed packages
 	@$(BIN)/python -P -m loadtest.chaos $(CHAOS)
+
+# LOADTEST="--preset soak --users 200" chooses; python -m loadtest --help, loadtest/presets.toml.
+loadtest: .venv/.installed packages
+	@$(BIN)/python -P -m loadtest $(LOADTEST)
 
 # MINUTES=5 for longer, SEED=42 to see one; planted bugs prove that it finds what it looks for.
 simulate: .venv/.installed
