@@ -39,8 +39,15 @@ class Rig:
         # Every remote domain is the load process: the URL needs no DNS, the certificate is a
         # wildcard for all of them.
         self.gateway.configure('remote."*"', url=f"wss://{self.peers}{PATH}")
-        # All sessions come from one address here.
-        self.gateway.configure("limits", unauthenticated_per_address=1000)
+        # All domains come from one address and have one owner here.
+        self.gateway.configure(
+            "limits",
+            unauthenticated_per_address=1000,
+            connections_per_address=100_000,
+            handshakes_per_address=0,
+            bytes_per_second=0,
+            stanzas_per_second=0,
+        )
         self.sink = StageProcess(
             "sink",
             [

@@ -22,7 +22,8 @@ h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.05rem; margin: 2rem 0 .6re
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: .7rem }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: 8px;
   padding: .6rem .8rem }
-.card b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums }
+.card b { display: block; white-space: nowrap; font-size: 1.25rem;
+  font-variant-numeric: tabular-nums }
 .card span { color: var(--soft); font-size: .85rem }
 .good b { color: var(--good) } .bad b, td.bad { color: var(--bad); font-weight: 600 }
 .verdict { margin: 1rem 0 0; padding: .5rem .8rem; border-radius: 8px; color: #fff }
@@ -38,7 +39,7 @@ h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.05rem; margin: 2rem 0 .6re
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--rule); text-align: right;
   font-variant-numeric: tabular-nums; white-space: nowrap } th:first-child, td:first-child {
   text-align: left; white-space: normal; overflow-wrap: anywhere } th { color: var(--soft);
-  font-weight: 500 }
+  font-weight: 500 } tr.all td { font-weight: 600 }
 """
 
 _COUNTS = ("sent", "delivered", "bounced", "returned", "lost", "doubled", "replayed", "reordered")
@@ -73,7 +74,8 @@ def page(figures: Figures) -> str:
 
 def _about(figures: Figures) -> str:
     started = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(figures["started_at"]))
-    told = {key: value for key, value in figures["options"].items() if value not in (None, "", [])}
+    # What is off or empty needs no words.
+    told = {key: value for key, value in figures["options"].items() if value}
     words = ", ".join(
         f"{key.replace('_', ' ')} {value if isinstance(value, str) else json.dumps(value)}"
         for key, value in told.items()
@@ -121,7 +123,7 @@ def _plots(figures: Figures) -> list[str]:
         line_chart(
             "Latency", "ms, there and back", _series(timeline, "p50", "p95", "p99"), log=True
         ),
-        line_chart("Stanzas", "per second", _series(timeline, "sent", "delivered", "failed")),
+        line_chart("Stanzas", "per second", _series(timeline, "sent", "failed", "delivered")),
         line_chart("Sessions", "open", _series(timeline, "sessions")),
         line_chart("Sessions opened", "per second", _series(timeline, "connects")),
         line_chart("CPU", "cores", _samples(processes, first, 1, 1.0)),
@@ -191,11 +193,14 @@ def _errors(errors: Mapping[str, Mapping[str, int]]) -> str:
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Each row is a plain first cell and cells that begin with their tag."""
     head = "".join(f"<th>{escape(each)}</th>" for each in heads)
-    body = "".join(
-        f"<tr><td>{escape(row[0])}</td>{''.join(f'{cell}</td>' for cell in row[1:])}</tr>"
-        for row in rows
-    )
+    body = "".join(map(_table_row, rows))
     return f"<div class='scroll'><table><tr>{head}</tr>{body}</table></div>"
+
+
+def _table_row(row: Sequence[str]) -> str:
+    kind = " class='all'" if row[0] == "all" else ""
+    cells = "".join(f"{cell}</td>" for cell in row[1:])
+    return f"<tr{kind}><td>{escape(row[0])}</td>{cells}</tr>"
 
 
 def _count(value: float | None) -> str:

@@ -135,7 +135,7 @@ class Sink:
         await negotiation.finish(session, _TIMEOUT)
         return session
 
-    def _accept(self) -> asyncio.Protocol:
+    def _accept(self) -> asyncio.BaseProtocol:
         parser = StreamParser(self._config.limits)
         stream = ReceivingStream(
             self._config,

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -46,6 +47,11 @@ class Endpoint:
     async def start(self) -> None:
         self.address = ("127.0.0.1", await self.listener.start(self.address))
 
+    def has_connections(self) -> bool:
+        """Whether a socket of this process is still bound to the endpoint's port."""
+        port = self.address[1]
+        return any(each.laddr.port == port for each in psutil.Process().net_connections("tcp"))
+
     def settings(self, **changed: object) -> FleetSettings:
         values = {
             "url": f"wss://{SINK}:{self.address[1]}/xmpp-s2s",
@@ -62,6 +68,9 @@ async def endpoint(authority: LoadAuthority) -> AsyncIterator[Endpoint]:
     await endpoint.start()
     yield endpoint
     endpoint.listener.stop()
+    await eventually(lambda: not endpoint.has_connections())
+    for _ in range(10):  # turns of the loop, to hear of connections that were reset
+        await asyncio.sleep(0)
 
 
 @pytest_asyncio.fixture

@@ -16,7 +16,8 @@ def test_a_busy_process_is_seen_to_be_busy() -> None:
         pass
     processes.sample()
     usage = processes.usages["me"]
-    assert usage.cpu_seconds > 0.15
+    # Clock ticks are 10 ms.
+    assert usage.cpu_seconds >= 0.15
     (sample,) = usage.samples
     assert sample[1] > 0
     assert sample[2] > 1_000_000

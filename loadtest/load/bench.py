@@ -1,4 +1,4 @@
-"""`python -m loadtest.bench_load`: what one load process drives, per second of its CPU.
+"""`python -m loadtest.load.bench`: what one load process drives, per second of its CPU.
 
 Against the bare echo (`loadtest.sink --websocket`), chat messages of 200 bytes by three drivers:
 
@@ -36,7 +36,7 @@ _DRIVERS = ("locust", "engine", "websockets.sync")
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="python -m loadtest.bench_load",
+        prog="python -m loadtest.load.bench",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -121,7 +121,9 @@ class Bench:
         """What it said. Raises `subprocess.CalledProcessError`."""
         if driver == "locust":
             return self._drive_locust()
-        module = "loadtest.bench_sync" if driver == "websockets.sync" else "loadtest.bench_load"
+        module = (
+            "loadtest.load.bench_sync" if driver == "websockets.sync" else "loadtest.load.bench"
+        )
         command = [sys.executable, "-P", "-m", module, "--only", driver]
         command += ["--connect", self._connect, "--ca", str(self._ca), *self._numbers()]
         answer = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -135,7 +137,7 @@ class Bench:
     def _drive_locust(self) -> dict[str, float]:
         options, report = self._options, self._directory / "locust"
         command = [sys.executable, "-P", "-m", "locust", "-f"]
-        command += [str(Path(__file__).parent / "locustfile.py"), "Chat", "--headless"]
+        command += [str(Path(__file__).parent.parent / "locustfile.py"), "Chat", "--headless"]
         command += ["--url", f"wss://{self._connect}/xmpp-s2s", "--ca", str(self._ca)]
         command += ["-u", str(options.domains), "-r", str(options.domains), "--only-summary"]
         command += ["-t", f"{options.seconds + 2:g}s", "--burst", str(options.burst)]

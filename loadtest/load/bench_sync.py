@@ -1,6 +1,6 @@
 """The plain way, to measure the engine against: websockets.sync in greenlets, one per domain.
 
-A process of its own for `loadtest.bench_load`: gevent patches it. It parses nothing and keeps no
+A process of its own for `loadtest.load.bench`: gevent patches it. It parses nothing and keeps no
 ledger; what it receives is counted and thrown away.
 """
 
@@ -19,8 +19,8 @@ import gevent
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from loadtest.bench_load import TARGET, cpu, parser, told
 from loadtest.load import messages
+from loadtest.load.bench import TARGET, cpu, parser, told
 from loadtest.load.certificates import LoadAuthority
 from workers.xmpp import elements, sasl
 from workers.xmpp.framing import WebSocketFraming
