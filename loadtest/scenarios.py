@@ -7,7 +7,7 @@ a preset. Rates are open-model: the next stanza does not wait for the answer to 
 from loadtest.load.user import RemoteServer, at_random, every, task
 
 # The addresses of the sink: `loadtest/sink/behaviour.py`.
-ECHO, ROOM, RELAY = "echo", "room", "relay"
+ROOM, RELAY = "room", "relay"
 
 
 class Chat(RemoteServer):
@@ -18,7 +18,7 @@ class Chat(RemoteServer):
 
     @task
     def chat(self) -> None:
-        self.send_messages("chat", self.user(ECHO))
+        self.send_messages("chat", self.echo)
 
 
 class IqPing(RemoteServer):
@@ -29,7 +29,7 @@ class IqPing(RemoteServer):
 
     @task
     def ping(self) -> None:
-        self.send_pings("iq ping", self.user(ECHO))
+        self.send_pings("iq ping", self.echo)
 
 
 class PresenceFlood(RemoteServer):
@@ -40,7 +40,7 @@ class PresenceFlood(RemoteServer):
 
     @task
     def flood(self) -> None:
-        self.send_presences("presence", self.user(ECHO), count=self.options.flood)
+        self.send_presences("presence", self.echo, count=self.options.flood)
 
 
 class Room(RemoteServer):
@@ -95,7 +95,7 @@ class BigStanzas(RemoteServer):
 
     @task
     def send(self) -> None:
-        self.send_messages("big", self.user(ECHO), count=1, size=self.options.big_size)
+        self.send_messages("big", self.echo, count=1, size=self.options.big_size)
 
 
 class SlowReader(RemoteServer):
@@ -110,7 +110,7 @@ class SlowReader(RemoteServer):
 
     @task
     def chat(self) -> None:
-        self.send_messages("chat, slow reader", self.user(ECHO))
+        self.send_messages("chat, slow reader", self.echo)
 
 
 class Churn(RemoteServer):
@@ -121,7 +121,7 @@ class Churn(RemoteServer):
 
     @task
     def chat(self) -> None:
-        self.send_messages("chat, churning", self.user(ECHO))
+        self.send_messages("chat, churning", self.echo)
         if self.is_due("churn_every"):
             self.reconnect()
 

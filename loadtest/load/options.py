@@ -27,6 +27,7 @@ def add_options(parser: Any) -> None:
     add("--url", default="wss://127.0.0.1:443/xmpp-s2s", help="the XEP-0468 endpoint under test")
     add("--connect", default="", help="where it is connected to (default: host and port of --url)")
     add("--target", default="sink.example", help="the domain behind it that answers")
+    add("--echo", default="echo", help="the user there who answers; '': the domain itself")
     add("--zone", default="load.example", help="remote domains are d0, d1, … below it")
     add("--ca", default=str(DIRECTORY), help="directory of the test CA, made on first use")
     add("--auth", default="external", choices=("external", "dialback"))

@@ -74,8 +74,13 @@ class RemoteServer(User):
     # What a server can do. Nothing here waits for an answer.
 
     def user(self, name: str) -> str:
-        """The address of a user of the endpoint's domain."""
-        return f"{name}@{self.options.target}"
+        """The address of a user of the endpoint's domain; without a name the domain itself."""
+        return f"{name}@{self.options.target}" if name else str(self.options.target)
+
+    @property
+    def echo(self) -> str:
+        """Who answers everything."""
+        return self.user(self.options.echo)
 
     def send_messages(
         self, name: str, to: str, *, count: int = 0, size: int = 0, type: str = "chat"
