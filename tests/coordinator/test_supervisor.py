@@ -303,7 +303,7 @@ async def test_an_adopted_worker_that_hangs_is_replaced(start: Start):
 
 async def test_a_worker_that_hangs_is_killed_and_replaced(start: Start):
     fedgate = await start(gateway="hang_timeout = 2")
-    await fedgate.says("w1 works")
+    await fedgate.says("is ready, pid")  # one that starts has a deadline of its own
     fedgate.worker("w1").send(signal.SIGSTOP)
     await fedgate.says("has reported nothing for 2 s: killed")
     await fedgate.says("ended, killed by SIGKILL")
