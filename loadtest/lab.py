@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from loadtest.load.certificates import LoadAuthority
 from loadtest.stage.authority import TestAuthority
 
 KEY_MODE = 0o640  # fedgate and the server it stands before share a group
@@ -19,8 +20,9 @@ KEY_MODE = 0o640  # fedgate and the server it stands before share a group
 
 def make(directory: Path, domains: Sequence[str]) -> bool:
     """Write all files; False if they are there. Raises OSError."""
-    if (directory / "ca.pem").exists():
+    if (directory / "trust.pem").exists():
         return False
+    load = LoadAuthority(directory / "load")
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
         authority = TestAuthority(Path(scratch), "fedgate lab")
         for domain in domains:
@@ -28,8 +30,10 @@ def make(directory: Path, domains: Sequence[str]) -> bool:
             pair.key.chmod(KEY_MODE)
             os.replace(pair.key, directory / f"{domain}.key")
             os.replace(pair.certificate, directory / f"{domain}.pem")
+        trust = Path(scratch) / "trust.pem"
+        trust.write_bytes(authority.bundle.read_bytes() + load.bundle.read_bytes())
         # Last: what has it is complete.
-        os.replace(authority.bundle, directory / "ca.pem")
+        os.replace(trust, directory / "trust.pem")
     return True
 
 

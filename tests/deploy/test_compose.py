@@ -1,5 +1,7 @@
 """The compose files: valid, hardened, and every name in them is one that the code knows."""
 
+import argparse
+import itertools
 import re
 import shlex
 import subprocess
@@ -17,6 +19,7 @@ from coordinator.config import Config
 from coordinator.configcheck import check
 from coordinator.configfile import load
 from loadtest import lab
+from loadtest.load.options import add_options
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -193,6 +196,23 @@ def test_workers_scale_within_the_coordinators_network_and_processes() -> None:
     worker = services()["capulet-worker"]
     assert worker["network_mode"] == worker["pid"] == "service:capulet-coordinator"
     assert "container_name" not in worker and "ports" not in worker
+
+
+def test_the_load_goes_to_a_gateway_that_trusts_it() -> None:
+    locust = services()["locust"]
+    words = dict(itertools.pairwise(locust["command"]))
+    aliases = services()["capulet-coordinator"]["networks"]["federation"]["aliases"]
+    assert words["--url"] == configured("capulet").websocket.public_url
+    assert (
+        words["--target"] in configured("capulet").gateway.domains and words["--target"] in aliases
+    )
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    assert parser.parse_args(locust["command"]).ca == words["--ca"]
+    directory = services()["certificates"]["command"][0]
+    assert mounts(locust)[directory] == "certificates"
+    assert words["--ca"] == f"{directory}/load"  # made by loadtest.lab
+    assert list(published(locust)) == [8089]  # locust's default
 
 
 def test_prometheus_asks_both_gateways() -> None:

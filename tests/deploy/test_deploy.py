@@ -59,7 +59,7 @@ def test_the_units_are_sound_for_systemd() -> None:
 
 def test_the_image_starts_the_gateway() -> None:
     text = (DEPLOY / "Dockerfile").read_text()
-    [command] = re.findall(r"^CMD \[(.*)\]$", text, re.MULTILINE)
+    [command] = re.findall(r"^CMD \[(.+)\]$", text, re.MULTILINE)
 
     options = parsed([word.strip('" ') for word in command.split(",")])
 
@@ -67,5 +67,5 @@ def test_the_image_starts_the_gateway() -> None:
     allowed = (ROOT / ".dockerignore").read_text().splitlines()
     for line in re.findall(r"^COPY ([^-].*)$", text, re.MULTILINE):
         for source in line.split()[:-1]:
-            assert f"!{source}" in allowed, source
+            assert f"!{source.partition('/')[0]}" in allowed, source
             assert (ROOT / source).exists(), source
