@@ -213,7 +213,10 @@ class Channel(asyncio.BufferedProtocol):
         self._let_go(_BY_OWNER)
 
     def rest(self, seconds: float) -> None:
-        """Read nothing for so long, whatever the owner does: the peer has sent its share."""
+        """Read nothing for so long, whatever the owner does: the peer has sent its share.
+
+        While it rests nothing is read, so nobody can ask for a second rest.
+        """
         self._hold(_BY_RATE)
         self._loop.call_later(seconds, self._let_go, _BY_RATE)
 

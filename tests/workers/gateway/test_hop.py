@@ -26,6 +26,7 @@ from workers.gateway import asking, patience
 from workers.gateway import hop as hop_module
 from workers.gateway import session as session_module
 from workers.gateway.asking import BARRIER
+from workers.gateway.channel import HIGH_WATER
 from workers.gateway.failure import HopFailed
 from workers.xmpp.errors import StanzaCondition
 
@@ -336,3 +337,25 @@ async def test_a_hop_that_still_connects_shows_all_that_a_session_does(scene: Ho
     await hop.wait_open()
     assert before["state"] == "connecting"
     assert set(before) == set(hop.describe())
+
+
+@on_quiet_loop
+async def test_a_long_queue_is_sent_in_pieces_and_not_beyond_what_the_peer_reads(
+    scene: HopScene,
+) -> None:
+    await scene.far.serve_tcp()
+    hop = scene.start_hop(limits=Limits(queue_bytes=1 << 25))
+    await hop.wait_open()
+    scene.far.sessions[0].pause_reading()
+    session = hop.session
+    assert session is not None
+    hop.on_write_paused(session)
+    for number in range(200):
+        scene.send(message(str(number), body="x" * 100_000))
+    hop.on_write_resumed(session)
+    await until(lambda: hop._blocked)
+    assert session.channel.buffered < HIGH_WATER + 4 * hop_module.PIECE
+    assert hop.outbox.has_waiting
+    scene.far.sessions[0].resume_reading()
+    await until(lambda: scene.handled == 200)
+    assert scene.far.ids() == [str(number) for number in range(200)]

@@ -442,3 +442,18 @@ def test_a_batch_that_is_split_is_counted_once_and_told_in_order() -> None:
     assert told == [1, 1, 1]
     assert (outbox.waiting_bytes, outbox.unacknowledged_bytes) == (0, 0)
     assert counters[ACCEPTED] == counters[ACKNOWLEDGED] + counters[BOUNCED] == 3
+
+
+def test_a_piece_is_taken_at_a_time_and_the_bytes_add_up() -> None:
+    outbox = Outbox()
+    for start in range(5):
+        outbox.push(Batch([a_stanza(str(start * 2)), a_stanza(str(start * 2 + 1))]))
+    whole = outbox.waiting_bytes
+    batch = whole // 5
+    taken = [s.id for s in outbox.take(same, batch + 1)]
+    assert taken == ["0", "1", "2", "3"]
+    assert (outbox.waiting_bytes, outbox.unacknowledged_bytes) == (3 * batch, 2 * batch)
+    assert len(outbox.take(same, batch)) == 2
+    assert (outbox.unacknowledged, outbox.unmarked) == (6, 6)
+    assert [s.id for s in outbox.take(same, whole)] == ["6", "7", "8", "9"]
+    assert (outbox.waiting_bytes, outbox.unacknowledged_bytes) == (0, whole)

@@ -1,5 +1,7 @@
 """Sessions that remote servers open: their stanzas reach the local server, or senders are told."""
 
+import pytest
+
 from coordinator.routes import DomainPair
 from tests.workers.gateway.gateway_bench import PAIR, GatewayScene
 from tests.workers.gateway.session_bench import (
@@ -10,6 +12,8 @@ from tests.workers.gateway.session_bench import (
     request,
     until,
 )
+from workers.gateway.failure import HopFailed
+from workers.gateway.session import WebSocketSession
 
 
 @on_quiet_loop
@@ -85,3 +89,41 @@ async def test_one_users_refused_stanza_is_bounced_in_its_place(gateway: Gateway
     await until(lambda: peer.acknowledged() == 4)
     assert gateway.ledger("inbound")["bounced"] == 2 and not peer.ended
     gateway.check_ledger()
+
+
+@on_quiet_loop
+async def test_a_domain_may_have_so_many_sessions(gateway: GatewayScene) -> None:
+    await gateway.start(sessions_per_domain=2)
+    peers = [await gateway.open_remote() for _ in range(2)]
+    with pytest.raises(HopFailed, match="too many sessions of this domain"):
+        await gateway.open_remote()
+    assert gateway.public.refusals.counts == {"sessions-of-domain": 1}
+    peers[0].session.close()
+    await until(lambda: len(gateway.public.sources) == 1)
+    await gateway.open_remote()
+
+
+@on_quiet_loop
+async def test_who_does_not_authenticate_in_time_is_told_and_counted(
+    gateway: GatewayScene,
+) -> None:
+    await gateway.start(authentication_timeout=0.3)
+    stranger = await gateway.open_remote(known=False, verify_only=True)
+    await until(lambda: stranger.ended)
+    assert "connection-timeout" in stranger.ended[0]
+    assert gateway.public.refusals.counts == {"slow": 1}
+
+
+@on_quiet_loop
+async def test_both_kinds_of_session_of_one_owner_share_what_it_may_send(
+    gateway: GatewayScene,
+) -> None:
+    await gateway.start()
+    local, peer = await gateway.open_local(), await gateway.open_remote()
+    local.send(message("1"))
+    await until(lambda: gateway.remote.got)
+    (ours,) = [hop for way, hop in gateway.router.hops() if way == "outbound"]
+    assert isinstance(ours.session, WebSocketSession)
+    (source,) = gateway.public.sources
+    assert ours.session.websocket.meter is source.session.websocket.meter is not None
+    assert not peer.ended
