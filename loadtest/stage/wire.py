@@ -99,6 +99,10 @@ class Wire(asyncio.Protocol):
         """A frame as the test wants it, legal or not."""
         self._write(Frame(opcode, payload, fin).serialize(mask=mask))
 
+    def send_bytes(self, data: bytes) -> None:
+        """Inside TLS, whatever they are."""
+        self._write(data)
+
     async def receive(self, within: float = 15) -> str:
         """The next text message. Raises `WireClosed`, `TimeoutError`."""
         message = await asyncio.wait_for(self._messages.get(), within)
