@@ -13,6 +13,7 @@ from coordinator.config import Config
 from coordinator.configfile import SEARCHED, find, load
 from coordinator.configvalue import ConfigError
 from coordinator.exits import MEANINGS, ExitCode
+from coordinator.logs import escape
 
 NOUNS = {
     "status": "the gateway at a glance",
@@ -123,9 +124,14 @@ def _add_setup(add: Callable[..., Any]) -> None:
     )
 
 
+def _harmless(text: str) -> str:
+    """Parts of it may be what peers have said, and a terminal obeys what it is shown."""
+    return "\n".join(map(escape, text.split("\n")))
+
+
 def fail(message: str, code: ExitCode) -> ExitCode:
     """Say in one line on stderr what went wrong, and return the code."""
-    print(f"fedgate: {message}", file=sys.stderr)
+    print(f"fedgate: {_harmless(message)}", file=sys.stderr)
     return code
 
 
@@ -178,7 +184,7 @@ def _order(options: argparse.Namespace) -> int:
         return fail(f"{exc}; see the log of fedgate", ExitCode.FAILURE)
     if not reply.ok:
         return fail(reply.text, ExitCode.FAILURE)
-    print(reply.text)
+    print(_harmless(reply.text))
     return ExitCode.OK
 
 

@@ -5,18 +5,27 @@ import re
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
-# C0 and C1 controls, DEL, and what else some terminals and readers take for the end of a line or
-# for a change of direction.
-_DANGEROUS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+LONGEST_LINE = 4096  # characters: whatever peers say, a log can be read
+
+# C0 and C1 controls and DEL; what else some terminals and readers take for the end of a line or for
+# a change of direction; what nobody sees; and surrogates, which cannot be written at all.
+_DANGEROUS = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e0fff]"
+)
 
 
 def escape(text: str) -> str:
-    """The text in one line: dangerous characters as `\\xNN` or `\\uNNNN`."""
+    """The text in one line of bounded length: dangerous characters as `\\xNN` or `\\uNNNN`."""
+    if len(text) > LONGEST_LINE:
+        text = f"{text[:LONGEST_LINE]}… and {len(text) - LONGEST_LINE} characters more"
     return _DANGEROUS.sub(_code, text)
 
 
 def _code(found: re.Match[str]) -> str:
     number = ord(found[0])
+    if number > 0xFFFF:
+        return f"\\U{number:08x}"
     return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
 
 
@@ -30,8 +39,14 @@ class EscapingFormatter(logging.Formatter):
         return escape(super().formatMessage(record))
 
     def formatException(self, ei: object) -> str:
-        text = super().formatException(ei)  # type: ignore[arg-type]
-        return "\n".join(f"  {escape(line)}" for line in text.split("\n"))
+        return _indented(super().formatException(ei))  # type: ignore[arg-type]
+
+    def formatStack(self, stack_info: str) -> str:
+        return _indented(super().formatStack(stack_info))
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {escape(line)}" for line in text.split("\n"))
 
 
 def set_up(level: str) -> None:

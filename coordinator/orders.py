@@ -6,6 +6,7 @@ from typing import Any
 from coordinator.control import Order, Reply
 from coordinator.crew import Crew
 from coordinator.domains import InvalidDomain, normalise_domain
+from coordinator.logs import escape
 from coordinator.reception import Reception, Rows
 from coordinator.workforce import Workforce
 
@@ -33,7 +34,7 @@ async def ask_workers(reception: Reception, order: Order) -> Reply:
 
 def _line(row: dict[str, Any]) -> str:
     pair = " ↔ ".join(map(str, row.get("pair", ())))
-    return f"{pair}: {row.get('text', '')}"
+    return escape(f"{pair}: {row.get('text', '')}")
 
 
 class Orders:

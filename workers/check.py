@@ -23,6 +23,7 @@ from coordinator.configfile import load
 from coordinator.configvalue import ConfigError
 from coordinator.domains import InvalidDomain, normalise_domain
 from coordinator.exits import ExitCode
+from coordinator.logs import escape
 from workers.gateway.addresses import AddressPolicy
 from workers.gateway.certificates import CertificateProblem
 from workers.gateway.discovery import Discovered, Discovery, NoUsableAddress
@@ -257,10 +258,9 @@ def _print_line(line: Line) -> None:
     mark = {"ok": "ok    ", "note": "note  ", "failed": "FAILED"}[line.status]
     if sys.stdout.isatty():
         mark = f"\x1b[{_COLOURS[line.status]}m{mark}\x1b[0m"
-    text = "".join(c if c.isprintable() else "?" for c in line.text)
-    print(f"{mark} {line.step:<14} {text}", flush=True)
+    print(f"{mark} {line.step:<14} {escape(line.text)}", flush=True)
     if line.hint:
-        print(f"{'':6} {'':14} → {line.hint}", flush=True)
+        print(f"{'':6} {'':14} → {escape(line.hint)}", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

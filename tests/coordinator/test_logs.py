@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from coordinator import logs
-from coordinator.logs import EscapingFormatter, escape
+from coordinator.logs import LONGEST_LINE, EscapingFormatter, escape
 
 
 def _record(message: str, *args: object, exc_info: object = None) -> logging.LogRecord:
@@ -18,9 +18,25 @@ def test_control_characters_become_their_codes(bad: str) -> None:
     assert escape(f"a{bad}b") == f"a\\x{ord(bad):02x}b"
 
 
-@pytest.mark.parametrize("bad", ["\u2028", "\u2029", "\u202e", "\u2066"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *("\u2028", "\u2029", "\u202e", "\u2066", "\u200f", "\u061c"),
+        *("\u200b", "\u2060", "\ufeff", "\ufff9", "\ud800", "\udfff"),
+    ],
+)
 def test_so_do_other_line_breaks_and_changes_of_direction(bad: str) -> None:
     assert escape(f"a{bad}b") == f"a\\u{ord(bad):04x}b"
+
+
+def test_tags_that_nobody_sees_are_shown() -> None:
+    assert escape("a\U000e0041b") == "a\\U000e0041b"
+
+
+def test_a_line_has_an_end() -> None:
+    shown = escape("x" * 1_000_000)
+    assert len(shown) < LONGEST_LINE + 50
+    assert shown.endswith("… and 995904 characters more")
 
 
 def test_other_text_stays_as_it_is() -> None:
@@ -42,6 +58,14 @@ def test_no_line_of_a_traceback_begins_where_records_do() -> None:
     assert len(lines) > 2
     assert all(line.startswith("  ") for line in lines[1:])
     assert "\x1b" not in text
+
+
+def test_nor_does_a_line_of_a_stack() -> None:
+    record = _record("here")
+    record.stack_info = "Stack:\n2026-11-22 WARNING forged\x1b"
+    assert (
+        EscapingFormatter().format(record).endswith("\n  Stack:\n  2026-11-22 WARNING forged\\x1b")
+    )
 
 
 def test_the_level_can_change_while_it_runs():

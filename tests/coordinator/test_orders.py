@@ -32,6 +32,10 @@ PAIR = ["a.example", "b.example"]
             {"w1": [{"pair": PAIR, "text": "lost", "ok": False}]},
             Reply(False, "a.example ↔ b.example: lost"),
         ),
+        (
+            {"w1": [{"pair": PAIR, "text": "x\n\x1b[2J", "ok": False}]},
+            Reply(False, "a.example ↔ b.example: x\\x0a\\x1b[2J"),
+        ),
         ({"w1": [], "w2": None}, Reply(False, "w2: no answer")),
         ({"w1": []}, Reply(False, "no session with b.example")),
     ],
