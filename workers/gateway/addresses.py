@@ -5,6 +5,7 @@ after it was resolved and again when the socket is made: nothing private, local 
 `discovery.allow_networks` names its network.
 """
 
+import socket
 from collections.abc import Iterable
 from ipaddress import (
     IPv4Address,
@@ -153,3 +154,14 @@ def network_of(address: str) -> str:
         return str(parsed)
     mapped = parsed.ipv4_mapped
     return str(mapped or ip_network((parsed, 64), strict=False))
+
+
+def is_of_this_machine(ip: str) -> bool:
+    """Whether the address belongs to this machine: only those can be bound."""
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((ip, 0))
+        except OSError:
+            return False
+    return True

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from coordinator.address import Address
-from workers.gateway.addresses import AddressPolicy, AddressRefused
+from workers.gateway.addresses import AddressPolicy, AddressRefused, is_of_this_machine
 from workers.gateway.peek import wait_readable
 from workers.gateway.racing import NotConnected, connect_any
 from workers.gateway.resolver import ResolveFailed, Resolver, ServiceNotOffered
@@ -176,22 +176,11 @@ def is_own(address: Address, own: Sequence[Address]) -> bool:
     for listening in own:
         if listening.port != address.port:
             continue
-        if listening.is_wildcard and _is_local(str(ip)):
+        if listening.is_wildcard and is_of_this_machine(str(ip)):
             return True
         if listening.host == str(ip) or (listening.host == "localhost" and ip.is_loopback):
             return True
     return False
-
-
-def _is_local(ip: str) -> bool:
-    """Whether the address belongs to this machine: only those can be bound."""
-    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((ip, 0))
-        except OSError:
-            return False
-    return True
 
 
 async def splice(local: socket.socket, remote: socket.socket) -> "Splice":

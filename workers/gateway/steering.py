@@ -16,6 +16,7 @@ from coordinator.address import Address, parse_address
 from coordinator.config import Config
 from coordinator.domains import InvalidDomain, normalise_domain
 from workers.gateway import dnsmessage
+from workers.gateway.clients import Clients
 from workers.gateway.dnsmessage import NotAQuestion, Question
 from workers.gateway.forwarder import Forwarder, ForwardFailed, system_resolvers
 
@@ -52,6 +53,7 @@ class Steering:
         self._listen = listen
         upstreams = config.local.upstream_dns or system_resolvers()
         self._forwarder = Forwarder(upstreams, own=listen)
+        self._clients = Clients(config)
         local_port = parse_address(config.local.listen).port
         self._srv = dnsmessage.srv_record(
             local_port, normalise_domain(config.local.advertise), SRV_TTL
@@ -121,6 +123,14 @@ class Steering:
             return dnsmessage.reply(question, dnsmessage.REFUSED)
         return self._steer(question) or question
 
+    def _refusal(self, query: bytes) -> bytes | None:
+        """Never longer than the question: whoever forged its sender gains nothing."""
+        self.counts["strangers"] += 1
+        try:
+            return dnsmessage.reply(dnsmessage.read_question(query), dnsmessage.REFUSED)
+        except NotAQuestion:
+            return None
+
     def _steer(self, question: Question) -> bytes | None:
         if question.class_ != dnsmessage.CLASS_IN:
             return None
@@ -144,7 +154,7 @@ class Steering:
 
     def on_datagram(self, query: bytes, client: tuple[str, int]) -> None:
         """Answer one UDP packet, now or when the upstream server has answered."""
-        answer = self.answer(query)
+        answer = self.answer(query) if self._clients.may_ask(client[0]) else self._refusal(query)
         if isinstance(answer, bytes):
             self._send(answer, client)
         elif answer is not None:
@@ -184,7 +194,9 @@ class Steering:
         assert task is not None
         self._connections.add(task)
         try:
-            if len(self._connections) <= _MAX_CONNECTIONS:
+            client = writer.get_extra_info("peername")
+            is_known = client is not None and self._clients.may_ask(client[0])
+            if is_known and len(self._connections) <= _MAX_CONNECTIONS:
                 await self._serve_connection(reader, writer)
         except (OSError, asyncio.IncompleteReadError, TimeoutError, asyncio.CancelledError):
             pass  # the client went away, was silent too long, or we are closing

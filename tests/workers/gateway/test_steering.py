@@ -237,3 +237,22 @@ async def test_our_own_address_is_not_our_upstream_server(caplog):
     await server.start()
     assert (await ask(server, "host.example", "A")).rcode() == dns.rcode.SERVFAIL
     await server.close()
+
+
+@pytest.mark.parametrize("edns", [False, 0])
+def test_strangers_get_a_refusal_that_is_no_longer_than_their_question(edns):
+    steering = steering_for()
+    sent = []
+    steering._send = lambda packet, client: sent.append((packet, client))
+    stranger = ("203.0.113.1", 53)
+    for name, kind in ((CARRIED, "ANY"), (f"_xmpp-server._tcp.{CARRIED}", "SRV"), ("x" * 60, "A")):
+        query = dns.message.make_query(name, kind, use_edns=edns).to_wire()
+        steering.on_datagram(query, stranger)
+        packet, client = sent.pop()
+        assert client == stranger and len(packet) <= len(query)
+        answer = dns.message.from_wire(packet)
+        assert answer.rcode() == dns.rcode.REFUSED and not answer.answer
+    assert not steering._queries  # nothing was asked above
+    steering.on_datagram(b"", stranger)
+    steering.on_datagram(b"\xff" * 40, stranger)
+    assert not sent and steering.counts["strangers"] == 5
