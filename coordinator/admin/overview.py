@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from coordinator import accounts
+from coordinator.address import is_unix_path, parse_address
 from coordinator.config import Config
 from coordinator.configtext import render
 from coordinator.listeners import Listeners
 from coordinator.orders import rows_of
 from coordinator.reception import Link, Reception
+from coordinator.redis_url import shown_url
 from coordinator.routes import slot_of
-from coordinator.store import Store, shown_url
+from coordinator.store import Store
 from coordinator.workforce import Slot, Workforce
 
 STALE_AFTER = 10.0  # seconds without a report after which a worker counts as away
@@ -151,6 +153,12 @@ class Overview:
         links = self._reception.links.values()
         found = [*self._errors, *(error for link in links for error in _marked(link, "errors"))]
         return sorted(found, key=_at)[-MAX_ERRORS:]
+
+    def names(self) -> frozenset[str]:
+        """The names that the admin surface goes by, beside addresses and localhost."""
+        listen = self.settings.admin.listen
+        own = () if is_unix_path(listen) else (parse_address(listen).host,)
+        return frozenset((*own, self.settings.gateway.name.lower(), *self.settings.admin.names))
 
     def config(self) -> dict[str, Any]:
         """The configuration in force, secrets left out."""

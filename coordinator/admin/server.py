@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from coordinator.admin import metrics
+from coordinator.admin.guard import why_refused
 from coordinator.admin.overview import Overview
 from coordinator.admin.page import CONTENT_SECURITY_POLICY, PAGE
 from coordinator.store import StoreUnavailable
@@ -14,7 +15,11 @@ _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
 }
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class AdminServer:
@@ -76,7 +81,14 @@ def application(overview: Overview) -> web.Application:
 
         return answer
 
-    app = web.Application(middlewares=[_with_headers])
+    @web.middleware
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        reason = why_refused(request, overview.names())
+        if reason is not None:
+            raise web.HTTPForbidden(text=f"{reason}\n")
+        return await handler(request)
+
+    app = web.Application(middlewares=[_with_headers, guarded])
     app.add_routes(
         [
             web.get("/", page),
@@ -96,10 +108,12 @@ def application(overview: Overview) -> web.Application:
 
 
 @web.middleware
-async def _with_headers(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    response = await handler(request)
+async def _with_headers(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        response = await handler(request)
+    except web.HTTPException as refusal:
+        refusal.headers.update(_HEADERS)
+        raise
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
     return response

@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -69,6 +70,24 @@ async def test_the_page_and_the_metrics_are_served(browser: TestClient):
     metrics = await browser.get("/metrics")
     assert metrics.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     assert "fedgate_info" in await metrics.text()
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}]
+)
+@pytest.mark.parametrize("path", ["/", "/api/status", "/metrics", "/livez", "/nonsense"])
+async def test_other_sites_are_told_nothing(browser: TestClient, headers: dict, path: str):
+    for method in ("GET", "POST", "OPTIONS"):
+        answer = await browser.request(method, path, headers=headers)
+        assert answer.status == 403
+        assert "Access-Control-Allow-Origin" not in answer.headers
+        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+async def test_configured_names_are_served(browser: TestClient, overview: Overview):
+    admin = dataclasses.replace(overview.settings.admin, names=("gw1.internal",))
+    overview.settings = dataclasses.replace(overview.settings, admin=admin)
+    assert (await browser.get("/livez", headers={"Host": "gw1.internal:5290"})).status == 200
 
 
 async def test_nothing_can_be_changed(browser: TestClient):

@@ -1,0 +1,49 @@
+"""Keeps web pages out of the admin surface.
+
+Who can connect may ask; but a page in somebody's browser must not use that browser to ask, neither
+as another site (Origin, Fetch Metadata) nor under a name of its own that leads here (DNS
+rebinding).
+"""
+
+import ipaddress
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+
+def why_refused(request: web.BaseRequest, names: Collection[str]) -> str | None:
+    """Why not to answer a request; `names` are those we go by, beside addresses and localhost."""
+    headers = request.headers
+    if any(len(headers.getall(name, ())) > 1 for name in ("Host", "Origin", "Sec-Fetch-Site")):
+        return "a header is there twice"
+    host = headers.get("Host", "")
+    if not _is_ours(host, names):
+        return "this is not the name of an admin surface; see admin.names"
+    origin = headers.get("Origin")
+    if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
+        return "pages of other sites may not ask here"
+    site = headers.get("Sec-Fetch-Site", "none")
+    if site not in ("none", "same-origin") and not _is_link_to_the_page(request):
+        return "pages of other sites may not ask here"
+    return None
+
+
+def _is_ours(host: str, names: Collection[str]) -> bool:
+    """An address cannot be rebound: only a name can lead elsewhere first and then here."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    if not name or "@" in host or "/" in host:
+        return False
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name == "localhost" or name in names
+    return True
+
+
+def _is_link_to_the_page(request: web.BaseRequest) -> bool:
+    """The page itself says nothing, and asks from its own origin."""
+    return request.path == "/" and request.headers.get("Sec-Fetch-Mode") == "navigate"
