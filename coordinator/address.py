@@ -43,6 +43,14 @@ def parse_address(text: str) -> Address:
     return Address(host, int(port))
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host without brackets can only be this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def is_unix_path(text: str) -> bool:
     """Whether a listening address is the path of a unix socket."""
     return "/" in text

@@ -3,11 +3,10 @@
 Pure text, proved on Prosody 0.12 and ejabberd 23.01, as in attach.py.
 """
 
-import ipaddress
 import json
 from dataclasses import dataclass
 
-from coordinator.address import Address, parse_address
+from coordinator.address import Address, is_loopback, parse_address
 from coordinator.config import Config
 from coordinator.domains import written_domain
 
@@ -42,7 +41,7 @@ def warnings(config: Config, server: str) -> list[str]:
     lines += [
         f"{address} is not on this machine: components have no TLS, all is sent in the clear"
         for address in addresses
-        if not _is_loopback(address.host)
+        if not is_loopback(address.host)
     ]
     if any(address.port >= 1024 for address in addresses):
         lines.append(
@@ -123,13 +122,6 @@ def _names(config: Config) -> list[str]:
 def _addresses(config: Config) -> list[Address]:
     servers = {parse_address(config.local.server_for(d)) for d in config.gateway.domains}
     return sorted(server.reachable() for server in servers)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _lua(text: str) -> str:

@@ -129,6 +129,11 @@ class Local:
     dns: str = option(
         "127.0.0.1:5053", "address of the steering DNS server; '' = off", kind="address-or-off"
     )
+    dns_clients: tuple[str, ...] = option(
+        (),
+        "CIDRs that steering answers to; always: this machine and the hosts of local.server",
+        kind="network",
+    )
     upstream_dns: tuple[str, ...] = option(
         (), "resolvers asked for all else; default: the system's", kind="resolver"
     )
@@ -173,6 +178,9 @@ class Redis:
         "'' = embedded; redis://, rediss://, redis+sentinel://, redis+cluster://",
         kind="redis-url",
     )
+    allow_insecure: bool = option(
+        False, "true: a Redis on another machine may do without TLS, or without a password"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +201,10 @@ class Journal:
 class Admin:
     listen: str = option(
         "127.0.0.1:5290", "address of the admin API, or a unix socket path", kind="address-or-path"
+    )
+    allow_remote: bool = option(False, "true: listen may be a public or wildcard address")
+    names: tuple[str, ...] = option(
+        (), "names that browsers and scrapers may ask for it, beside addresses", kind="domain"
     )
 
 

@@ -1,7 +1,6 @@
 """What `fedgate config check` looks at beyond the file itself: certificates, paths, limits."""
 
 import datetime
-import ipaddress
 import os
 import resource
 from collections.abc import Iterator
@@ -9,10 +8,11 @@ from pathlib import Path
 
 from cryptography import x509
 
-from coordinator.address import parse_address
+from coordinator.address import is_loopback, is_unix_path, parse_address
 from coordinator.certificates import Finding, check_certificates
 from coordinator.config import Config
 from coordinator.exits import ExitCode
+from coordinator.redis_url import why_insecure
 
 FEW_FILES = 4096
 S2S_PORT = 5269
@@ -79,6 +79,7 @@ def _check_surface(config: Config) -> Iterator[Finding]:
             "use it only in tests and closed networks",
             is_error=False,
         )
+    yield from _check_exposure(config)
     if config.local.attach == "component":
         yield from _check_components(config)
     yield from _check_ports(config)
@@ -87,6 +88,22 @@ def _check_surface(config: Config) -> Iterator[Finding]:
         yield _finding(
             f"this user may open only {hard} files, one is needed per session",
             "raise the limit, for example LimitNOFILE=65536 in the systemd unit",
+            is_error=False,
+        )
+
+
+def _check_exposure(config: Config) -> Iterator[Finding]:
+    listen = config.admin.listen
+    if not is_unix_path(listen) and not is_loopback(parse_address(listen).host):
+        yield _finding(
+            f"admin.listen is {listen}: whoever reaches it may read who talks with whom",
+            "let a firewall keep others than your own machines out",
+            is_error=False,
+        )
+    if reason := why_insecure(config.redis.url):
+        yield _finding(
+            f"redis.allow_insecure: {reason}",
+            "let nobody else into the network between",
             is_error=False,
         )
 
@@ -100,19 +117,12 @@ def _check_components(config: Config) -> Iterator[Finding]:
                 "name the component port, by default 5347",
                 is_error=False,
             )
-        if not _is_loopback(address.host):
+        if not is_loopback(address.host):
             yield _finding(
                 f"local.server is {address}: components have no TLS, all is sent in the clear",
                 "run fedgate on the machine of the local server",
                 is_error=False,
             )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _check_ports(config: Config) -> Iterator[Finding]:

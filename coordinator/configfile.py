@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from coordinator import exposure
 from coordinator.config import Config
 from coordinator.configvalue import ConfigError, check_number, check_text
 from coordinator.domains import InvalidDomain, normalise_domain
@@ -104,7 +105,7 @@ def _value(wanted: Any, meta: Mapping[str, Any], value: Any, name: str, director
     if wanted in (int, float):
         return check_number(wanted, meta, value, name)
     if not isinstance(value, str):
-        shown = "…" if meta.get("kind") == "secret" else value
+        shown = "…" if meta.get("kind") in ("secret", "redis-url") else value
         raise _wrong_type(name, shown, "text in quotes")
     return check_text(meta, value, name, directory)
 
@@ -189,6 +190,7 @@ def _check_as_a_whole(config: Config) -> None:
                 '{ certificate = "fullchain.pem", key = "privkey.pem" }'
             )
     _check_local(config)
+    exposure.check(config)
 
 
 def _check_local(config: Config) -> None:

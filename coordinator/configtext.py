@@ -2,13 +2,12 @@
 
 import dataclasses
 import json
-import re
 import textwrap
 from collections.abc import Iterator
 from typing import Any, get_type_hints
-from urllib.parse import urlsplit
 
 from coordinator.config import Config, Pair, Remote
+from coordinator.redis_url import shown_url
 
 REDACTED = "(redacted)"
 _HEADING = """\
@@ -112,9 +111,7 @@ def _help(field: "dataclasses.Field[Any]") -> list[str]:
 def _redacted(kind: str, value: Any) -> Any:
     if kind == "secret" and value:
         return REDACTED
-    if kind == "redis-url" and urlsplit(value).password:
-        return re.sub(r"(//[^/:@]*:).*@", rf"\1{REDACTED}@", value)
-    return value
+    return shown_url(value) if kind == "redis-url" else value
 
 
 def _key(text: str) -> str:

@@ -8,13 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from coordinator import redis_url
 from coordinator.address import InvalidAddress, is_unix_path, parse_address
 from coordinator.domains import InvalidDomain, normalise_domain
-
-REDIS_SCHEMES = (
-    *("redis", "rediss", "unix"),
-    *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
-)
 
 
 class ConfigError(Exception):
@@ -80,16 +76,6 @@ def _resolver(text: str) -> str:
     return str(address)
 
 
-def _redis_url(text: str) -> str:
-    url = urlsplit(text)
-    if url.scheme not in REDIS_SCHEMES or not (url.netloc or url.path):
-        raise ValueError(
-            "the URL must start with redis://, rediss://, redis+sentinel:// or redis+cluster:// "
-            "and name a host; or leave it empty for the embedded Redis"
-        )
-    return text
-
-
 def _wss_url(text: str) -> str:
     url = urlsplit(text)
     if url.scheme != "wss" or not url.hostname or url.fragment or url.username:
@@ -129,7 +115,7 @@ _CHECKS: dict[str, Callable[[str], str]] = {
     "domain": normalise_domain,
     "network": _network,
     "resolver": _resolver,
-    "redis-url": _redis_url,
+    "redis-url": redis_url.check,
     "wss-url": _wss_url,
     "url-path": _url_path,
     "header": _header,

@@ -14,8 +14,9 @@ from coordinator.exits import ExitCode
 from coordinator.handover import socket_name
 from coordinator.listeners import CannotBind, Listeners, bind_all
 from coordinator.processes import Lock, Locked
+from coordinator.redis_url import shown_url
 from coordinator.routes import gateway_of
-from coordinator.store import Store, StoreUnavailable, shown_url
+from coordinator.store import Store, StoreUnavailable
 
 
 class StartFailed(Exception):
@@ -129,7 +130,7 @@ async def connect(store: Store, embedded: EmbeddedRedis | None, patience: float 
         await _wait_for_answer(store, patience)
     except ValueError as exc:
         raise StartFailed(
-            f"redis.url {shown_url(store.url)} is not usable: {exc}; correct it",
+            f"redis.url {shown_url(store.url)} is not usable; correct it",
             ExitCode.CONFIGURATION,
         ) from exc
     except EmbeddedProblem as exc:

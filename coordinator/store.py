@@ -8,7 +8,6 @@ read are untrusted: a bad one counts in `invalid_values` and is treated as absen
 import re
 from collections.abc import AsyncIterator, Collection
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -38,15 +37,6 @@ class Heartbeat(NamedTuple):
 def redis_url(config: Config) -> str:
     """The configured Redis, or the embedded one of this state directory."""
     return config.redis.url or f"unix://{config.gateway.state_dir}/run/redis.sock"
-
-
-def shown_url(url: str) -> str:
-    """A Redis url without its passwords, for logs and people."""
-    parts = urlsplit(url)
-    if parts.password is not None:
-        user, host = parts.username or "", parts.netloc.rpartition("@")[2]
-        url = parts._replace(netloc=f"{user}:***@{host}").geturl()
-    return re.sub(r"(password=)[^&]*", r"\1***", url)
 
 
 class Store(JournalStore):

@@ -1,6 +1,6 @@
 import pytest
 
-from coordinator.address import Address, InvalidAddress, is_unix_path, parse_address
+from coordinator.address import Address, InvalidAddress, is_loopback, is_unix_path, parse_address
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,11 @@ def test_a_slash_makes_a_unix_path() -> None:
     assert is_unix_path("/run/fedgate.sock")
     assert is_unix_path("./admin.sock")
     assert not is_unix_path("127.0.0.1:5290")
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.9.9.9", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("h", False)],
+)
+def test_only_this_machine_is_loopback(host, expected):
+    assert is_loopback(host) is expected

@@ -31,7 +31,7 @@ def test_secrets_and_passwords_are_left_out() -> None:
     for text in (render(config), json.dumps(as_dict(config))):
         assert "hush" not in text
         assert REDACTED in text
-        assert "redis.example" in text
+        assert "rediss://user:***@redis.example/0" in text
     assert REDACTED not in render(Config(redis=Redis(url="redis://h1")))
 
 

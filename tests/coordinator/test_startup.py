@@ -77,7 +77,7 @@ async def test_an_address_in_use_is_waited_for_but_not_for_long(config: Config):
     ("url", "code", "text"),
     [
         ("redis://:secret@127.0.0.1:1/0", ExitCode.REDIS_UNREACHABLE, "no answer from redis://"),
-        ("http://127.0.0.1:1", ExitCode.CONFIGURATION, "is not usable"),
+        ("http://:secret@127.0.0.1:1", ExitCode.CONFIGURATION, "is not usable"),
     ],
 )
 async def test_an_unreachable_or_wrong_redis_is_one_line_without_the_password(url, code, text):

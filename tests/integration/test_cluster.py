@@ -81,7 +81,10 @@ async def start(
     stage.capulet_gateway.configure("limits", ping_interval=2.0)
     secret = str(stage.directory / "cluster.secret")
     for gateway, actor in ((first, FIRST), (second, SECOND)):
-        gateway.configure("redis", url=f"redis://{machines.of(REDIS)}:{REDIS_PORT}")
+        url = f"redis://{machines.of(REDIS)}:{REDIS_PORT}"
+        gateway.configure("redis", url=url, allow_insecure=True)
+        # The local server runs on another machine, and asks from whatever address that has.
+        gateway.configure("local", dns_clients=["10.77.0.0/16"])
         gateway.configure("cluster", secret_file=secret)
         move_gateway(gateway, machines, actor)
     await stage.attach_gateways()
