@@ -164,6 +164,7 @@ class Worker:
                 trust,
             )
         self.public.join(control, self.siblings)
+        self.public.on_way_back = self.discovery.note_way_back
         self.steering = Steering(config, self.discovery.is_native)
         self.operations = Operations(self.router, self.public, self.local)
         control.on_request = self.operations.answer

@@ -231,6 +231,8 @@ class ModelPublicListener:
 
     def source_authenticated(self, source: Any, domain: str) -> None: ...
 
+    def way_back_opened(self, source: Any) -> None: ...
+
     def source_ended(self, source: Any, reason: str) -> None:
         self.sources.discard(source)
 

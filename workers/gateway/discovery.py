@@ -7,7 +7,7 @@ nothing newer can be had.
 import asyncio
 import logging
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -136,6 +136,7 @@ class Discovery:
         # Redis with names. What was found there serves us, too; what was not is asked anew.
         self._heard: OrderedDict[str, _Entry] = OrderedDict()
         self._native_until: OrderedDict[str, float] = OrderedDict()
+        self._ways_back: Counter[str] = Counter()
         self._flights: dict[tuple[str, str], asyncio.Task[_Entry]] = {}
         self._background: set[asyncio.Task[Any]] = set()
 
@@ -202,6 +203,8 @@ class Discovery:
         decided = self._decided(domain)
         if decided is not None:
             return decided.native
+        if domain in self._ways_back:
+            return False
         if self._is_marked(domain):
             return True
         entry = self._entries.get(domain)
@@ -222,6 +225,15 @@ class Discovery:
     def mark_working(self, domain: str) -> None:
         """Take back `mark_native`: a session to the domain was authenticated over wss."""
         self._native_until.pop(domain, None)
+
+    def note_way_back(self, domain: str, change: int) -> None:
+        """One more (1) or less (-1) session that the domain opened carries our stanzas (XEP-0288).
+
+        While there is one, steering leads the domain's stanzas to us, whatever it publishes.
+        """
+        self._ways_back[domain] += change
+        if self._ways_back[domain] <= 0:
+            del self._ways_back[domain]
 
     def _decided(self, domain: str) -> Discovered | None:
         """What configuration alone says."""

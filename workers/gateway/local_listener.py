@@ -150,7 +150,7 @@ class LocalListener:
         failure: HopFailed | None = None
         if found.blocked:
             failure = HopFailed(found.reason, resolved=True)
-        elif found.native:
+        elif found.native and not self.router.goes_back(pair):
             failure = await self._splice(sock, pair)
             if failure is None:
                 return

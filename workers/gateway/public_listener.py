@@ -5,6 +5,7 @@ import logging
 import secrets
 import socket
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -54,6 +55,8 @@ class PublicListener:
         self.config = config
         self.router = router
         self.judge = judge
+        self.on_way_back: Callable[[str, int], None] = lambda domain, change: None
+        """Told of each session of a domain that begins (1) or ends (-1) to go both ways."""
         self.sources: set[RemoteSource] = set()
         self.errors: deque[dict[str, Any]] = deque(maxlen=MAX_ERRORS)
         self.resumptions = Resumptions()
@@ -158,8 +161,14 @@ class PublicListener:
             if not sources:
                 del self._by_domain[domain]
 
+    def way_back_opened(self, source: RemoteSource) -> None:
+        """The source's session is used in the other direction, too, until the source ends."""
+        self.on_way_back(source.session.stream.sender, 1)
+
     def source_ended(self, source: RemoteSource, reason: str) -> None:
         self.forget(source)
+        if source.way_back is not None:
+            self.on_way_back(source.session.stream.sender, -1)
         if not source.pairs:
             stream = source.session.stream
             self.errors.append(

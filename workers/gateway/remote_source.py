@@ -302,6 +302,7 @@ class RemoteSource(JudgedSource):
             return
         if stream.state is State.ESTABLISHED and not self._closing:
             if self.router.adopt(pair, self) is not None:
+                self._listener.way_back_opened(self)
                 log.info("%s → %s goes back on the session it opened", *pair)
                 return
         self._listener.release(pair)

@@ -126,6 +126,11 @@ class Router:
         """A hop to the remote domain exists."""
         return pair in self._remote
 
+    def goes_back(self, pair: DomainPair) -> bool:
+        """What is for the remote domain goes on a session that it opened (XEP-0288)."""
+        way = self._ways.get(pair)
+        return way is not None and way.is_accepted
+
     def take_out(self, pair: DomainPair) -> list[Failed]:
         """Cut the hop to the remote domain; returns what it held, still unsettled."""
         hop = self._remote.get(pair)

@@ -251,6 +251,7 @@ class GatewayScene:
             self.trust,
         )
         self.public.join(self.control, self.siblings)
+        self.public.on_way_back = self.discovery.note_way_back
 
     async def open_local(
         self, *, pair: DomainPair = PAIR, known: bool = True, manages: bool = True

@@ -359,6 +359,19 @@ async def test_a_working_session_takes_the_mark_back(scene):
     assert not (await discovery.find("c.example")).native
 
 
+async def test_a_domain_whose_session_goes_both_ways_is_steered_to_us_whatever_it_publishes(scene):
+    discovery = scene.discovery({})
+    assert (await discovery.find("silent.example")).native
+    assert discovery.is_native("silent.example")
+    discovery.note_way_back("silent.example", 1)
+    discovery.note_way_back("silent.example", 1)
+    discovery.note_way_back("silent.example", -1)
+    assert not discovery.is_native("silent.example")
+    assert (await discovery.find("silent.example")).native  # there is still nothing to connect to
+    discovery.note_way_back("silent.example", -1)
+    assert discovery.is_native("silent.example")
+
+
 async def test_hosts_and_sni_names_are_delegated_to(scene):
     scene.web.answers["a.example", JSON] = document(
         link("gw.a.example", sni="Front.Hoster.example"), link("93.184.216.34")

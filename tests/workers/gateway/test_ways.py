@@ -67,6 +67,21 @@ async def test_what_the_local_server_sends_goes_back_on_the_session(gateway: Gat
 
 
 @on_quiet_loop
+async def test_a_remote_that_publishes_nothing_is_answered_on_the_session_it_opened(
+    gateway: GatewayScene,
+) -> None:
+    await gateway.start(remote={"url": ""})
+    assert (await gateway.discovery.find(REMOTE)).native
+    remote = await open_both(gateway)
+    assert not gateway.discovery.is_native(REMOTE)
+    local = await gateway.open_local()
+    local.send(message("1"))
+    await until(lambda: ids(remote) == ["1"])
+    remote.session.close()
+    await until(lambda: gateway.discovery.is_native(REMOTE))
+
+
+@on_quiet_loop
 async def test_a_session_proved_by_dialback_goes_both_ways_too(gateway: GatewayScene) -> None:
     await gateway.start()
     remote = await open_both(gateway, known=False)
