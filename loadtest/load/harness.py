@@ -29,6 +29,8 @@ from loadtest.report.files import summary, write_report
 from workers.gateway.tls import client_context
 
 FLUSH_INTERVAL = 0.2
+_FINAL = "fedgate_final"
+"""The message with which a worker tells the master all that is left to tell."""
 # Seconds that the last report of a worker may take after its own end.
 _WORKER_PATIENCE = 10.0
 # Seconds between lines of progress that are not overwritten.
@@ -51,7 +53,6 @@ class LoadTest:
         self._greenlets: list[Any] = []
         self._workers: dict[str, Run] = {}
         self._finals: set[str] = set()
-        self._is_final = False
         self._is_reported = True
         self._found: dict[str, Any] | None = None
         self._reported_until = 0
@@ -62,6 +63,8 @@ class LoadTest:
         events.worker_report.add_listener(self._on_worker_report)
         events.quitting.add_listener(self._on_quitting)
         events.quit.add_listener(self._on_quit)
+        if self._is_master:
+            environment.runner.register_message(_FINAL, self._on_final)
 
     # What scenarios use.
 
@@ -121,8 +124,8 @@ class LoadTest:
 
     def _on_test_start(self, environment: Any, **_: Any) -> None:
         options = self.options
-        self._is_final = self._is_reported = False
-        self._run = Run(started_at=time.time(), options=_told(options))
+        self._is_reported = False
+        self._run = Run(started_at=time.time(), options=_chosen(options))
         for kept in (self._workers, self._finals, self._numbers, self._first):
             kept.clear()
         self._reported_until = 0
@@ -156,35 +159,41 @@ class LoadTest:
         gevent.killall(self._greenlets)
         self.processes.sample()
         self._run.ended_at = time.time()
-        self._is_final = True
         if self._is_worker:
+            environment.runner.send_message(_FINAL, self._told())
             return
         if self._is_master:
             self._await_workers()
         self._report()
 
     def _on_report_to_master(self, client_id: str, data: dict[str, Any], **_: Any) -> None:
-        if self.fleet is None:
-            return
+        if self.fleet is not None:
+            data["fedgate"] = self._told()
+
+    def _on_worker_report(self, client_id: str, data: dict[str, Any], **_: Any) -> None:
+        if "fedgate" in data:
+            self._take(client_id, data["fedgate"])
+
+    def _on_final(self, environment: Any, msg: Any, **_: Any) -> None:
+        self._take(msg.node_id, msg.data)
+        self._finals.add(msg.node_id)
+
+    def _told(self) -> dict[str, Any]:
+        """What a worker tells the master: of the seconds only those that are new."""
+        assert self.fleet is not None
         record, since = self.fleet.ledger.record, self._reported_until
         self._reported_until = max(record.seconds, default=0) - 1
-        data["fedgate"] = {
-            "final": self._is_final,
+        return {
             "record": record.to_json(since=since),
             "usages": {name: each.to_json() for name, each in self.processes.usages.items()},
         }
 
-    def _on_worker_report(self, client_id: str, data: dict[str, Any], **_: Any) -> None:
-        told = data.get("fedgate")
-        if told is None:
-            return
-        run = self._workers.setdefault(client_id, Run())
+    def _take(self, worker: str, told: dict[str, Any]) -> None:
+        run = self._workers.setdefault(worker, Run())
         newer = Record.from_json(told["record"])
         newer.seconds = {**run.record.seconds, **newer.seconds}
         run.record = newer
         run.take_usages(told["usages"])
-        if told["final"]:
-            self._finals.add(client_id)
 
     def _on_quitting(self, environment: Any, **_: Any) -> None:
         if self._is_worker:
@@ -235,8 +244,12 @@ class LoadTest:
             tables.flush(self.environment, self.fleet.outcomes, FLUSH_INTERVAL)
 
     def _await_workers(self) -> None:
+        """Until each has settled: locust itself, when it quits, does not wait for that."""
+        runner = self.environment.runner
+        expected = {client.id for client in runner.clients.all}
+        runner.send_message("stop")  # a second one changes nothing
         deadline = time.monotonic() + self.options.settle + _WORKER_PATIENCE
-        while set(self._workers) - self._finals and time.monotonic() < deadline:
+        while expected - self._finals and time.monotonic() < deadline:
             gevent.sleep(0.1)
 
     def _merged(self) -> Run:
@@ -274,7 +287,7 @@ class LoadTest:
             write_report(Path(self.options.report), self._found)
 
 
-def _told(options: Any) -> dict[str, Any]:
+def _chosen(options: Any) -> dict[str, Any]:
     """The options that a reader of the report may ask about."""
     wanted = (
         *("url", "target", "auth", "one_way", "no_resume", "mix", "rate", "burst", "size"),
