@@ -1,6 +1,7 @@
 """One remote domain of the load: its session, what it sends, what it answers."""
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,7 @@ class RemoteDomain:
         ledger, deadline = self.fleet.ledger, time.monotonic() + self.fleet.settings.settle
         if ledger.has_feeds(self.name):
             await self._ask_tally()
-        while not ledger.is_settled(self.name, list(self._flows.values())):
+        while not self._is_settled():
             if time.monotonic() > deadline:
                 await self._ask_tally()
                 return
@@ -95,6 +96,11 @@ class RemoteDomain:
         if self._reading is not None:
             self._reading.cancel()
             self._resume_reading()
+        with contextlib.suppress(TimeoutError):
+            # A session that has just been lost comes back, if there is something left to hear.
+            async with asyncio.timeout(self.fleet.settings.settle):
+                if not self._is_settled() or self.fleet.ledger.has_feeds(self.name):
+                    await self.connect()
         if self.link.is_open:
             await self.settle()
         self.link.close()
@@ -125,12 +131,12 @@ class RemoteDomain:
         id, kind = stanza.id or "", stanza.type
         if stanza.name == "iq" and kind in ("get", "set"):
             self.link.send(messages.result(stanza))
+        elif id == "tally":
+            self._on_tally(stanza)
         elif kind == "error":
             self.fleet.ledger.answered(id, error=messages.condition_of(stanza))
         elif id.startswith("s."):
             self._on_copy(stanza, id)
-        elif id == "tally":
-            self._on_tally(stanza)
         else:
             self.fleet.ledger.answered(id, is_marked=messages.is_marked(stanza))
 
@@ -138,6 +144,9 @@ class RemoteDomain:
 
     async def _open(self, link: Link, resume: Suspended | None) -> Session:
         return await self.fleet.open_session(self, link, resume)
+
+    def _is_settled(self) -> bool:
+        return self.fleet.ledger.is_settled(self.name, list(self._flows.values()))
 
     def _new_id(self, name: str, to: str, *, is_post: bool = False) -> str:
         if self.link.waiting >= MOST_WAITING:
@@ -166,7 +175,8 @@ class RemoteDomain:
         try:
             await asyncio.wait_for(asyncio.shield(self._tally), _TALLY_TIMEOUT)
         except TimeoutError:
-            return  # no sink of ours: then only what came counts
+            # Copies that were lost behind the last that came are not known, which must be seen.
+            self.fleet.note_lost("no answer to a tally")
         finally:
             self._tally = None
 

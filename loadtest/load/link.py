@@ -18,7 +18,7 @@ from workers.gateway.session import Session
 from workers.xmpp.events import Acknowledged, Event, StanzaRefused, StanzasReceived
 from workers.xmpp.initiating import InitiatingStream
 from workers.xmpp.management import Suspended
-from workers.xmpp.stanza import Stanza
+from workers.xmpp.stanza import Stanza, with_delay
 from workers.xmpp.stream import State
 
 # Attempts wait a random part of a time that doubles from the first of these to the second.
@@ -237,7 +237,10 @@ class Link:
         unacknowledged = list(self._unacknowledged)
         self._unacknowledged.clear()
         if self._resends:
-            self._queue.extendleft(reversed(unacknowledged))
+            # Marked, as Prosody does (XEP-0203): they may come twice.
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            marked = [with_delay(each, stamp, each.sender_domain) for each in unacknowledged]
+            self._queue.extendleft(reversed(marked))
         elif unacknowledged:
             self.owner.stanzas_returned(self, unacknowledged)
 

@@ -81,7 +81,16 @@ class Sink:
         """Answer what has arrived."""
         for stanza in stanzas:
             for answer in self.behaviour.answer(stanza):
-                self._link(answer.target_domain).send(answer)
+                self.send(answer)
+
+    def send(self, stanza: Stanza) -> None:
+        """On a stream of ours to its target."""
+        self._link(stanza.target_domain).send(stanza)
+
+    def cut(self) -> None:
+        """All streams of ours are lost in one moment."""
+        for link in self._links.values():
+            link.cut()
 
     # What the links call.
 

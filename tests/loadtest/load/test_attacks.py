@@ -7,9 +7,8 @@ import pytest
 from loadtest.load import attacks
 from loadtest.load.attacks import MESSAGES, NotRefused, Victim, send_bad, wrong_certificate
 from loadtest.load.certificates import LoadAuthority
+from tests.loadtest.load.endpoint import Endpoint
 from workers.gateway.tls import client_context
-
-from .conftest import Endpoint
 
 ATTACKER, OTHER = "mallory.load.example", "other.load.example"
 

@@ -7,8 +7,7 @@ from loadtest.load.account import Account
 from loadtest.load.certificates import LoadAuthority
 from loadtest.load.domain import MOST_WAITING, RemoteDomain
 from loadtest.load.fleet import Fleet
-
-from .conftest import SINK, Endpoint, eventually
+from tests.loadtest.load.endpoint import SINK, Endpoint, eventually
 
 ECHO, ROOM = f"echo@{SINK}", f"room1@{SINK}"
 
