@@ -30,12 +30,14 @@ class Component(asyncio.Protocol):
         secret: str,
         on_data: Callable[[bytes], None],
         on_lost: Callable[[], None] = lambda: None,
+        port: int = COMPONENT_PORT,
     ) -> None:
         self.domain = domain
         self.is_open = False
         self.is_blocked = False
         """The server does not read: write nothing now."""
         self._address = address
+        self._port = port
         self._secret = secret
         self._on_data = on_data
         self._on_lost = on_lost
@@ -73,7 +75,7 @@ class Component(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._greeting = b""
         self._ready = loop.create_future()
-        await loop.create_connection(lambda: self, self._address, COMPONENT_PORT)
+        await loop.create_connection(lambda: self, self._address, self._port)
         await self._ready
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
