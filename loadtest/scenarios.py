@@ -106,7 +106,7 @@ class SlowReader(RemoteServer):
 
     def on_start(self) -> None:
         super().on_start()
-        self.read_slowly()
+        self.read_slowly("chat, slow reader")
 
     @task
     def chat(self) -> None:

@@ -29,6 +29,8 @@ class Account:
     bounced: dict[str, int] = field(default_factory=dict)
     """By stanza error condition."""
     latency: Histogram = field(default_factory=Histogram)
+    is_apart: bool = False
+    """Slow on purpose: its latencies are not among those of the whole run."""
 
     def bounce(self, condition: str, count: int = 1) -> None:
         self.bounced[condition] = self.bounced.get(condition, 0) + count
@@ -43,6 +45,7 @@ class Account:
         for condition, count in other.bounced.items():
             self.bounce(condition, count)
         self.latency.merge(other.latency)
+        self.is_apart = self.is_apart or other.is_apart
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self, dict_factory=_without_latency), "latency": self.latency.to_json()}

@@ -65,8 +65,12 @@ class RemoteDomain:
         self.fleet.ledger.subscribe(self.name, room, name)
         self.send_presence("join", room)
 
-    def read_slowly(self, share: float, period: float = 1.0) -> None:
-        """From now on read for this share of each period (seconds) only."""
+    def read_slowly(self, share: float, name: str, period: float = 1.0) -> None:
+        """From now on read for this share of each period (seconds) only.
+
+        Latencies of `name` are kept apart from those of all others.
+        """
+        self.fleet.ledger.record.account(name).is_apart = True
         if self._reading is None:
             self._reading = asyncio.create_task(self._read_in_steps(share, period))
 

@@ -234,7 +234,8 @@ class Ledger:
         account.latency.add(seconds)
         second = self._second()
         second.delivered += 1
-        second.latency.add(seconds)
+        if not account.is_apart:
+            second.latency.add(seconds)
         self._note(name, seconds, "")
 
     def _again(self, flow: Flow, number: int, *, is_marked: bool, error: str) -> None:

@@ -100,9 +100,10 @@ class RemoteServer(User):
         domain = self.domain
         self.load.call(lambda: domain.join(name, room))
 
-    def read_slowly(self) -> None:
+    def read_slowly(self, name: str) -> None:
+        """From now on; what is counted under `name` is slow on purpose."""
         domain, share = self.domain, self.options.read_share
-        self.load.call(lambda: domain.read_slowly(share))
+        self.load.call(lambda: domain.read_slowly(share, name))
 
     # What takes its time: the user waits for it.
 

@@ -1,7 +1,7 @@
 """From what was noted to what is reported: sums, percentiles, lines over time."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from loadtest.load.account import COUNTS, Account
@@ -101,7 +101,7 @@ def figures(run: Run) -> dict[str, Any]:
 def _sum(record: Record) -> Account:
     total = Account()
     for account in record.accounts.values():
-        total.merge(account)
+        total.merge(replace(account, latency=Histogram()) if account.is_apart else account)
     return total
 
 

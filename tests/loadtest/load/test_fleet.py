@@ -94,15 +94,17 @@ async def test_a_session_is_closed_in_order_and_opened_anew(fleet: Fleet) -> Non
 
 async def test_a_slow_reader_gets_everything_later(fleet: Fleet) -> None:
     (domain,) = await connected(fleet, 1)
-    domain.read_slowly(0.2, period=0.5)
+    domain.read_slowly(0.2, "slow chat", period=0.5)
     await asyncio.sleep(0.1)
-    domain.send_message("chat", ECHO, "hello")
+    domain.send_message("slow chat", ECHO, "hello")
     await domain.settle()
-    account = fleet.ledger.record.accounts["chat"]
+    account = fleet.ledger.record.accounts["slow chat"]
     assert all_came(account, 1)
     latency = account.latency.percentile(1)
     assert latency is not None
     assert latency > 100
+    # Its latency is known, and is not held against the others.
+    assert not any(len(each.latency) for each in fleet.ledger.record.seconds.values())
 
 
 async def test_an_endpoint_that_is_away_is_waited_for(

@@ -20,6 +20,17 @@ def test_percentiles_are_those_of_the_latencies(run: Run) -> None:
     assert found["iq ping"]["p50"] is None
 
 
+def test_what_is_slow_on_purpose_is_not_in_the_percentiles_of_the_whole(run: Run) -> None:
+    slow = run.record.account("slow")
+    slow.sent = slow.delivered = 5
+    slow.is_apart = True
+    slow.latency.add(60.0)
+    found = metrics(run)
+    assert found[""]["delivered"] == 112
+    assert found[""]["max"] == pytest.approx(10, rel=0.05)
+    assert found["slow"]["max"] == pytest.approx(60_000, rel=0.05)
+
+
 def test_sessions_that_we_cut_are_not_held_against_the_endpoint(run: Run) -> None:
     found = metrics(run)[""]
     assert (found["ended"], found["refused"], found["sessions"]) == (3, 1, 5)
