@@ -14,6 +14,14 @@ from loadtest.load.settings import FleetSettings
 
 PRESETS = Path(__file__).parent.parent / "presets.toml"
 DEFAULT_PRESET = "mixed"
+# What may be changed from run to run while locust runs; the rest is said at its start.
+_IN_WEB = frozenset(
+    (
+        *("url", "connect", "target", "echo", "auth", "one_way", "no_resume", "connects"),
+        *("settle", "rate", "burst", "size", "big_size", "flood", "room_size", "read_share"),
+        *("churn_every", "storm_every", "kill_every"),
+    )
+)
 
 
 class OptionProblem(Exception):
@@ -22,7 +30,13 @@ class OptionProblem(Exception):
 
 def add_options(parser: Any) -> None:
     """Add ours to locust's parser; a preset named on the command line gives new defaults."""
-    add = parser.add_argument_group("fedgate").add_argument
+    group = parser.add_argument_group("fedgate")
+
+    def add(name: str, **described: Any) -> None:
+        action = group.add_argument(name, **described)
+        # Locust shows those in its web interface.
+        setattr(action, "include_in_web_ui", action.dest in _IN_WEB)  # noqa: B010
+
     add("--preset", default="", help=f"a table of {PRESETS.name}: defaults for all options")
     add("--url", default="wss://127.0.0.1:443/xmpp-s2s", help="the XEP-0468 endpoint under test")
     add("--connect", default="", help="where it is connected to (default: host and port of --url)")

@@ -35,6 +35,15 @@ def test_another_address_may_be_connected_to() -> None:
     assert settings.resumption_seconds == 0
 
 
+def test_the_web_interface_shows_what_may_change_from_run_to_run() -> None:
+    parser = argparse.ArgumentParser()
+    options.add_options(parser)
+    shown = {each.dest for each in parser._actions if getattr(each, "include_in_web_ui", False)}
+    assert {"url", "rate", "burst"} <= shown
+    assert not {"fail_if", "mix", "pids", "preset"} & shown
+    assert shown == options._IN_WEB
+
+
 def test_only_wss_is_spoken() -> None:
     with pytest.raises(OptionProblem, match="no wss URL"):
         options.fleet_settings(parsed("--url", "https://gw.example/"), "")
