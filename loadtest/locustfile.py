@@ -7,11 +7,13 @@
 import locust  # isort: skip
 
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
+from coordinator.address import InvalidAddress
 from loadtest.load.harness import LoadTest
-from loadtest.load.options import OptionProblem, add_options, parse_mix
+from loadtest.load.options import OptionProblem, add_options, fleet_settings, parse_mix
 from loadtest.load.thresholds import InvalidThreshold, parse_threshold
+from loadtest.report.figures import check_metric
 from loadtest.scenarios import (
     BigStanzas,
     Chat,
@@ -49,7 +51,7 @@ def _add_options(parser: Any) -> None:
     try:
         add_options(parser)
     except OptionProblem as exc:
-        sys.exit(str(exc))
+        _refuse(exc)
 
 
 @locust.events.init.add_listener
@@ -57,12 +59,18 @@ def _init(environment: Any, **_: Any) -> None:
     options = environment.parsed_options
     try:
         for text in options.fail_if:
-            parse_threshold(text)
+            check_metric(parse_threshold(text))
+        fleet_settings(options, "")
         if options.mix and not options.user_classes and not options.worker:
             _choose(environment, options.mix)
-    except (OptionProblem, InvalidThreshold) as exc:
-        sys.exit(str(exc))
+    except (OptionProblem, InvalidThreshold, InvalidAddress) as exc:
+        _refuse(exc)
     environment.load = LoadTest(environment)
+
+
+def _refuse(problem: Exception) -> NoReturn:
+    print(problem, file=sys.stderr)
+    sys.exit(2)
 
 
 def _choose(environment: Any, mix: str) -> None:

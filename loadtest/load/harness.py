@@ -24,7 +24,7 @@ from loadtest.load.options import fleet_settings, parse_pids
 from loadtest.load.processes import Processes
 from loadtest.load.record import Record
 from loadtest.load.thresholds import InvalidThreshold, parse_threshold
-from loadtest.report.figures import Run, figures, metrics
+from loadtest.report.figures import Run, figures, metrics, progress
 from loadtest.report.files import summary, write_report
 from workers.gateway.tls import client_context
 
@@ -133,7 +133,12 @@ class LoadTest:
         own[f"load {self._prefix}".strip()] = os.getpid()
         self.processes = Processes(own, "" if self._is_worker else options.admin)
         if not self._is_master:
-            self._start_fleet()
+            try:
+                self._start_fleet()
+            except OSError as exc:
+                # Locust would go on without: events may not fail.
+                self._give_up(f"--listen {options.listen}: {exc}")
+                return
         self._greenlets = [gevent.spawn(self._sample_all)]
         if not self._is_master:
             self._greenlets.append(gevent.spawn(self._flush_all))
@@ -152,14 +157,21 @@ class LoadTest:
 
         self.fleet = self.engine.run(make)
 
+    def _give_up(self, reason: str) -> None:
+        print(reason, file=sys.stderr)
+        self.fleet, self._is_reported, self.exit_code = None, True, 2
+        gevent.spawn(self.environment.runner.quit)
+
     def _on_test_stop(self, environment: Any, **_: Any) -> None:
+        if self._is_reported:
+            return
         if self.fleet is not None and self.engine is not None:
             self.engine.run(self.fleet.stop)
             self._flush()
         gevent.killall(self._greenlets)
         self.processes.sample()
-        self._run.ended_at = time.time()
         if self._is_worker:
+            self._is_reported = True
             environment.runner.send_message(_FINAL, self._told())
             return
         if self._is_master:
@@ -180,13 +192,16 @@ class LoadTest:
 
     def _told(self) -> dict[str, Any]:
         """What a worker tells the master: of the seconds only those that are new."""
-        assert self.fleet is not None
-        record, since = self.fleet.ledger.record, self._reported_until
-        self._reported_until = max(record.seconds, default=0) - 1
-        return {
-            "record": record.to_json(since=since),
-            "usages": {name: each.to_json() for name, each in self.processes.usages.items()},
-        }
+        engine, fleet = self._get()
+        since = self._reported_until
+
+        async def tell() -> tuple[dict[str, Any], int]:
+            record = fleet.ledger.record
+            return record.to_json(since=since), max(record.seconds, default=0) - 1
+
+        record, self._reported_until = engine.run(tell)
+        usages = {name: each.to_json() for name, each in self.processes.usages.items()}
+        return {"record": record, "usages": usages}
 
     def _take(self, worker: str, told: dict[str, Any]) -> None:
         run = self._workers.setdefault(worker, Run())
@@ -208,7 +223,7 @@ class LoadTest:
         if self.options.progress and self._found is not None:
             print(summary(self._found))
 
-    # Inside.
+    # Inside. While the engine runs a test, its record is looked at in its thread only.
 
     @property
     def _is_master(self) -> bool:
@@ -254,7 +269,6 @@ class LoadTest:
 
     def _merged(self) -> Run:
         run = Run(started_at=self._run.started_at, options=self._run.options)
-        run.ended_at = self._run.ended_at or time.time()
         run.take_usages({name: each.to_json() for name, each in self.processes.usages.items()})
         if self.fleet is not None:
             run.record.merge(self.fleet.ledger.record)
@@ -265,10 +279,23 @@ class LoadTest:
 
     def _tell_progress(self) -> None:
         """On one line of a terminal; elsewhere a line now and then."""
-        if sys.stderr.isatty():
-            print(f"\r{self._merged().progress()}", end="", file=sys.stderr, flush=True)
-        elif int(time.time()) % _LINE_INTERVAL == 0:
-            print(self._merged().progress(), file=sys.stderr, flush=True)
+        is_terminal = sys.stderr.isatty()
+        if not is_terminal and int(time.time()) % _LINE_INTERVAL:
+            return
+        elapsed = time.time() - self._run.started_at
+        if self._is_master:
+            line = progress([each.record for each in self._workers.values()], elapsed)
+        else:
+            engine, fleet = self._get()
+
+            async def tell() -> str:
+                return progress([fleet.ledger.record], elapsed)
+
+            line = engine.run(tell)
+        print(
+            f"\r{line}" if is_terminal else line, end="" if is_terminal else "\n", file=sys.stderr
+        )
+        sys.stderr.flush()
 
     def _report(self) -> None:
         self._is_reported = True

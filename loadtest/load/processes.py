@@ -47,30 +47,13 @@ class Processes:
 
     def __init__(self, pids: Mapping[str, int], admin: str = "") -> None:
         self.usages: dict[str, Usage] = {}
-        self.pids = dict(pids)
-        self._admin = admin.rstrip("/")
+        self._pids = dict(pids)
+        self._admin = admin
         self._known: dict[int, tuple[psutil.Process, float]] = {}
-
-    def workers(self) -> dict[str, int]:
-        """The gateway's workers by name, from the admin API; empty when it does not answer."""
-        if not self._admin:
-            return {}
-        try:
-            with urllib.request.urlopen(
-                f"{self._admin}/api/workers", timeout=_API_TIMEOUT
-            ) as answer:
-                found = json.load(answer)
-        except OSError:
-            return {}  # it may be the gateway that is being broken
-        return {
-            f"worker {_short(each['id'])}": int(each["pid"])
-            for each in found
-            if each["state"] == "running"
-        }
 
     def sample(self) -> None:
         """Look at all of them."""
-        for name, pid in {**self.pids, **self.workers()}.items():
+        for name, pid in {**self._pids, **gateway_workers(self._admin)}.items():
             try:
                 self._sample(name, pid)
             except psutil.NoSuchProcess:
@@ -90,6 +73,23 @@ class Processes:
             if known is not None:
                 usage.samples.append((int(time.time()), round(share, 3), process.memory_info().rss))
         self._known[pid] = (process, spent)
+
+
+def gateway_workers(admin: str) -> dict[str, int]:
+    """A gateway's workers by name, from its admin API; empty when it does not answer."""
+    if not admin:
+        return {}
+    try:
+        url = f"{admin.rstrip('/')}/api/workers"
+        with urllib.request.urlopen(url, timeout=_API_TIMEOUT) as answer:
+            found = json.load(answer)
+    except OSError:
+        return {}  # it may be the gateway that is being broken
+    return {
+        f"worker {_short(each['id'])}": int(each["pid"])
+        for each in found
+        if each["state"] == "running"
+    }
 
 
 def _short(worker: str) -> str:

@@ -12,6 +12,7 @@ from locust import User, task
 from loadtest.load import messages
 from loadtest.load.attacks import MESSAGES, NotRefused, Victim, send_bad, wrong_certificate
 from loadtest.load.domain import RemoteDomain
+from loadtest.load.processes import gateway_workers
 from workers.gateway.failure import HopFailed
 from workers.gateway.negotiation import SeeOtherUri
 
@@ -142,7 +143,7 @@ class RemoteServer(User):
 
     def kill_a_worker(self) -> None:
         """KILL, for one of those that the admin API names."""
-        workers = self.load.processes.workers()
+        workers = gateway_workers(self.options.admin)
         if not workers:
             self.load.fire("chaos", "kill worker", None, "--admin names no running worker")
             return

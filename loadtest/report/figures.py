@@ -1,6 +1,6 @@
 """From what was noted to what is reported: sums, percentiles, lines over time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -8,22 +8,24 @@ from loadtest.load.account import COUNTS, Account
 from loadtest.load.histogram import Histogram
 from loadtest.load.processes import Usage
 from loadtest.load.record import Record
+from loadtest.load.thresholds import Threshold
 
 FORMAT = 1
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
 _EXPECTED_END = "cut by the load test"
+# Seconds that the line of progress sums up.
+_RECENT = 3
 
 Metrics = dict[str, float | None]
 
 
 @dataclass(slots=True)
 class Run:
-    """One run, from one process or merged from many. Times are Unix time."""
+    """One run, from one process or merged from many; `started_at` is Unix time."""
 
     record: Record = field(default_factory=Record)
     usages: dict[str, Usage] = field(default_factory=dict)
     started_at: float = 0.0
-    ended_at: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
     """Thresholds that the run failed by."""
@@ -39,23 +41,32 @@ class Run:
         for name, values in told.items():
             self.usages[name] = Usage.from_json(values)
 
-    def progress(self) -> str:
-        """One line on how it goes."""
-        known = sorted(self.record.seconds)[-4:-1]
-        recent = [self.record.seconds[at] for at in known]
-        latency = Histogram()
-        for second in recent:
-            latency.merge(second.latency)
-        totals = _sum(self.record)
-        of = max(1, len(recent))
-        return (
-            f"{self.ended_at - self.started_at:5.0f} s  "
-            f"{recent[-1].sessions if recent else 0:5} sessions  "
-            f"{sum(each.sent for each in recent) / of:7.0f}/s out  "
-            f"{sum(each.delivered for each in recent) / of:7.0f}/s back  "
-            f"p50 {_ms(latency.percentile(0.5))}  p99 {_ms(latency.percentile(0.99))}  "
-            f"{totals.bounces} bounced  {totals.doubled} doubled  {totals.reordered} reordered "
-        )
+
+def progress(records: Sequence[Record], elapsed: float) -> str:
+    """One line on how it goes: the last full seconds, and what went wrong so far."""
+    last = max((max(record.seconds, default=0) for record in records), default=0)
+    seconds = [
+        (at, record.seconds[at])
+        for record in records
+        for at in range(last - _RECENT, last)
+        if at in record.seconds
+    ]
+    latency = Histogram()
+    for _, second in seconds:
+        latency.merge(second.latency)
+    accounts = [account for record in records for account in record.accounts.values()]
+    newest = max((at for at, _ in seconds), default=0)
+    of = max(1, len({at for at, _ in seconds}))
+    return (
+        f"{elapsed:5.0f} s  "
+        f"{sum(second.sessions for at, second in seconds if at == newest):5} sessions  "
+        f"{sum(second.sent for _, second in seconds) / of:7.0f}/s out  "
+        f"{sum(second.delivered for _, second in seconds) / of:7.0f}/s back  "
+        f"p50 {_ms(latency.percentile(0.5))}  p99 {_ms(latency.percentile(0.99))}  "
+        f"{sum(each.bounces for each in accounts)} bounced  "
+        f"{sum(each.doubled for each in accounts)} doubled  "
+        f"{sum(each.reordered for each in accounts)} reordered "
+    )
 
 
 def metrics(run: Run) -> dict[str, Metrics]:
@@ -70,6 +81,12 @@ def metrics(run: Run) -> dict[str, Metrics]:
     return {"": whole} | {
         name: _metrics(account, seconds) for name, account in sorted(record.accounts.items())
     }
+
+
+def check_metric(threshold: Threshold) -> None:
+    """Raises `InvalidThreshold` if no run has such a metric. Names of scenarios show at the end."""
+    whole = metrics(Run())[""]
+    replace(threshold, name="").holds({"": whole})
 
 
 def figures(run: Run) -> dict[str, Any]:

@@ -110,7 +110,7 @@ async def test_a_slow_reader_gets_everything_later(fleet: Fleet) -> None:
 async def test_an_endpoint_that_is_away_is_waited_for(
     authority: LoadAuthority, endpoint: Endpoint
 ) -> None:
-    fleet = Fleet(endpoint.settings(address=("127.0.0.1", 1)), authority, "run")
+    fleet = Fleet(endpoint.settings(address=("127.0.0.1", 1), settle=0.5), authority, "run")
     await fleet.start()
     domain = fleet.new_domain()
     for _ in range(MOST_WAITING + 5):

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from loadtest.load.processes import Processes, Usage
+from loadtest.load.processes import Processes, Usage, gateway_workers
 
 
 def test_a_busy_process_is_seen_to_be_busy() -> None:
@@ -34,8 +34,8 @@ def test_processes_that_are_gone_are_left_out() -> None:
 
 
 def test_a_gateway_that_does_not_answer_has_no_workers() -> None:
-    assert Processes({}, "http://127.0.0.1:1").workers() == {}
-    assert Processes({}).workers() == {}
+    assert gateway_workers("http://127.0.0.1:1") == {}
+    assert gateway_workers("") == {}
 
 
 def test_growth_is_the_last_fifth_over_the_middle_one() -> None:

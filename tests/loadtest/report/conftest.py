@@ -9,7 +9,7 @@ from loadtest.report.figures import Run
 @pytest.fixture
 def run() -> Run:
     """Ten seconds of two scenarios, with every kind of trouble once."""
-    run = Run(started_at=1000.0, ended_at=1012.0, options={"url": "wss://gw.example/x"})
+    run = Run(started_at=1000.0, options={"url": "wss://gw.example/x"})
     record = run.record
     for at in range(1001, 1011):
         second = record.second(at)

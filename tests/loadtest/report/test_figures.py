@@ -2,7 +2,8 @@
 
 import pytest
 
-from loadtest.report.figures import Run, figures, metrics
+from loadtest.load.record import Record
+from loadtest.report.figures import Run, figures, metrics, progress
 
 
 def test_the_whole_is_the_sum_of_its_scenarios(run: Run) -> None:
@@ -57,9 +58,11 @@ def test_a_run_without_anything_has_figures(run: Run) -> None:
     assert found["totals"]["rate"] == 0
 
 
-def test_progress_tells_the_last_seconds(run: Run) -> None:
-    line = run.progress()
-    assert "5 sessions" in line
-    assert "10/s out" in line
-    assert "1 bounced" in line
-    assert Run().progress()
+def test_progress_tells_the_last_seconds_of_all_processes(run: Run) -> None:
+    line = progress([run.record, run.record], 12)
+    assert line.split()[:2] == ["12", "s"]
+    assert "10 sessions" in line
+    assert "20/s out" in line
+    assert "2 bounced" in line
+    assert "0 sessions" in progress([], 0)
+    assert "0 sessions" in progress([Record()], 0)
