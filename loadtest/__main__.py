@@ -18,7 +18,7 @@ from loadtest.rig import DOMAIN, Rig
 from loadtest.stage.processes import StageError
 
 LOCUSTFILE = Path(__file__).parent / "locustfile.py"
-FAIL_IF = ("lost>0", "doubled>0", "reordered>0")
+FAIL_IF = ("lost>0", "doubled>0", "reordered>0", "unrefused>0")
 
 
 def parser() -> argparse.ArgumentParser:

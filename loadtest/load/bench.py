@@ -12,6 +12,7 @@ A stanza is one sent and its answer received. Sessions are opened and authentica
 import argparse
 import asyncio
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -140,7 +141,7 @@ class Bench:
         command += [str(Path(__file__).parent.parent / "locustfile.py"), "Chat", "--headless"]
         command += ["--url", f"wss://{self._connect}/xmpp-s2s", "--ca", str(self._ca)]
         command += ["-u", str(options.domains), "-r", str(options.domains), "--only-summary"]
-        command += ["-t", f"{options.seconds + 2:g}s", "--burst", str(options.burst)]
+        command += ["-t", f"{math.ceil(options.seconds) + 2}s", "--burst", str(options.burst)]
         command += ["--rate", str(options.rate / options.domains), "--report", str(report)]
         subprocess.run([*command, "--fail-if", "lost>0"], check=True, capture_output=True)
         figures: dict[str, Any] = json.loads(report.with_name("locust.json").read_text())

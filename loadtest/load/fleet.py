@@ -21,6 +21,8 @@ from workers.xmpp.stanza import Stanza
 # Reasons name addresses and stanzas; so many different ones tell enough.
 _MOST_REASONS = 50
 _REASON_LENGTH = 120
+ATTACK = "attack: "
+"""What the names of attacks begin with in locust's tables."""
 
 
 @dataclass(slots=True)
@@ -122,6 +124,13 @@ class Fleet:
 
     def note_lost(self, reason: str) -> None:
         _count(self.ledger.record.ends, reason)
+
+    def note_attack(self, name: str, seconds: float, error: str) -> None:
+        """`error`: how the endpoint went along with it, "" if it did not."""
+        _count(self.ledger.record.attacks, name)
+        if error:
+            _count(self.ledger.record.unrefused, name)
+        self.note(f"{ATTACK}{name}", seconds, error)
 
     # Inside.
 

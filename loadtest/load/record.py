@@ -9,6 +9,8 @@ from typing import Any
 from loadtest.load.account import Account
 from loadtest.load.histogram import Histogram
 
+_COUNTERS = ("ends", "refusals", "attacks", "unrefused")
+
 
 @dataclass(slots=True)
 class Second:
@@ -52,6 +54,10 @@ class Record:
     """Sessions that ended otherwise than we wanted, by reason."""
     refusals: dict[str, int] = field(default_factory=dict)
     """Sessions that could not be opened, by reason."""
+    attacks: dict[str, int] = field(default_factory=dict)
+    """Tried, by their names."""
+    unrefused: dict[str, int] = field(default_factory=dict)
+    """Of these, the endpoint went along with so many."""
 
     def account(self, name: str) -> Account:
         found = self.accounts.get(name)
@@ -71,8 +77,9 @@ class Record:
             self.account(name).merge(account)
         for at, second in other.seconds.items():
             self.second(at).merge(second)
-        for ours, theirs in ((self.ends, other.ends), (self.refusals, other.refusals)):
-            for reason, count in theirs.items():
+        for name in _COUNTERS:
+            ours = getattr(self, name)
+            for reason, count in getattr(other, name).items():
                 ours[reason] = ours.get(reason, 0) + count
 
     def to_json(self, since: int = 0) -> dict[str, Any]:
@@ -81,8 +88,7 @@ class Record:
         return {
             "accounts": {name: each.to_json() for name, each in self.accounts.items()},
             "seconds": {str(at): self.seconds[at].to_json() for at in seconds},
-            "ends": self.ends,
-            "refusals": self.refusals,
+            **{name: getattr(self, name) for name in _COUNTERS},
         }
 
     @classmethod
@@ -90,6 +96,5 @@ class Record:
         return cls(
             {name: Account.from_json(each) for name, each in values["accounts"].items()},
             {int(at): Second.from_json(each) for at, each in values["seconds"].items()},
-            dict(values["ends"]),
-            dict(values["refusals"]),
+            **{name: dict(values[name]) for name in _COUNTERS},
         )

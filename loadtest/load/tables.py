@@ -6,7 +6,7 @@ from typing import Any
 
 from locust.stats import StatsEntry, bucket_response_time
 
-from loadtest.load.fleet import Outcome
+from loadtest.load.fleet import ATTACK, Outcome
 
 # Events per second beyond which they go into the tables without being fired one by one: locust
 # alone fires some hundred thousand per second of CPU, and listeners take as long as they take.
@@ -61,7 +61,7 @@ def flush(environment: Any, outcomes: deque[Outcome], interval: float) -> None:
 
 def kind_of(name: str) -> str:
     """What locust shows as the type."""
-    return _KINDS.get(name, "message")
+    return "attack" if name.startswith(ATTACK) else _KINDS.get(name, "message")
 
 
 def _extend(stats: Any, kind: str, name: str, latencies: list[float]) -> None:

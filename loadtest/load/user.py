@@ -132,9 +132,10 @@ class RemoteServer(User):
             self.load.run(lambda: _attack(victim, attack))
         except NotRefused as exc:
             error = str(exc)
-        except (HopFailed, SeeOtherUri, OSError) as exc:
-            error = f"could not begin: {exc}"
-        self.load.fire("attack", attack, time.monotonic() - started_at, error)
+        except (HopFailed, SeeOtherUri, OSError):
+            return  # not even begun: the endpoint is away, and others tell of that
+        seconds, fleet = time.monotonic() - started_at, self.load.fleet
+        self.load.call(lambda: fleet.note_attack(attack, seconds, error))
 
     # What is done to everybody.
 

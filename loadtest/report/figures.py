@@ -77,6 +77,7 @@ def metrics(run: Run) -> dict[str, Metrics]:
     whole["connects"] = sum(each.connects for each in record.seconds.values())
     whole["refused"] = sum(record.refusals.values())
     whole["ended"] = sum(n for reason, n in record.ends.items() if reason != _EXPECTED_END)
+    whole["unrefused"] = sum(record.unrefused.values())
     whole["rss_growth"] = max((each.rss_growth for each in run.usages.values()), default=0.0)
     return {"": whole} | {
         name: _metrics(account, seconds) for name, account in sorted(record.accounts.items())
@@ -108,7 +109,9 @@ def figures(run: Run) -> dict[str, Any]:
             "bounced": bounced,
             "sessions ended": record.ends,
             "sessions refused": record.refusals,
+            "attacks not refused": record.unrefused,
         },
+        "attacks": record.attacks,
         "broken": run.broken,
         "timeline": _timeline(record),
         "processes": {name: _process(each) for name, each in sorted(run.usages.items())},

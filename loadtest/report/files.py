@@ -41,6 +41,8 @@ def summary(figures: Mapping[str, Any]) -> str:
             f"{name:24} {each['cpu_seconds']:8.1f} CPU s  "
             f"{each['rss_last'] / 2**20:6.0f} MiB  {each['rss_growth']:+.1%}"
         )
+    if attacks := figures["attacks"]:
+        lines.append("attacks: " + ", ".join(f"{count} {name}" for name, count in attacks.items()))
     for kind, reasons in figures["errors"].items():
         lines += [f"{kind}: {reason}: {count}" for reason, count in reasons.items()]
     lines += [f"FAILED by {text}" for text in figures["broken"]]

@@ -65,6 +65,7 @@ def page(figures: Figures) -> str:
         _scenarios(figures),
         "<h2>By process</h2>",
         _processes(figures["processes"]),
+        _attacks(figures),
         "<h2>Errors</h2>",
         _errors(figures["errors"]),
         "</body></html>\n",
@@ -179,6 +180,21 @@ def _processes(processes: Mapping[str, Any]) -> str:
     ]
     heads = ["", "CPU s", "MiB at first", "at last", "most", "growth, last fifth over middle"]
     return _table(heads, rows)
+
+
+def _attacks(figures: Figures) -> str:
+    if not figures["attacks"]:
+        return ""
+    unrefused = figures["errors"]["attacks not refused"]
+    rows = [
+        [
+            name,
+            f"<td>{_count(tried)}",
+            f"<td class='bad'>{_count(unrefused[name])}" if name in unrefused else "<td>0",
+        ]
+        for name, tried in sorted(figures["attacks"].items())
+    ]
+    return f"<h2>Attacks</h2>{_table(['', 'tried', 'not refused'], rows)}"
 
 
 def _errors(errors: Mapping[str, Mapping[str, int]]) -> str:

@@ -26,11 +26,8 @@ def test_every_scenario_is_there() -> None:
     ("arguments", "problem"),
     [
         (["--preset", "none"], "no preset 'none'"),
-        (["--mix", "Dance=1"], "no scenario 'Dance'"),
-        (["--fail-if", "p99=fast"], "is no threshold"),
         (["--fail-if", "speed>1"], "no metric 'speed'"),
         (["--url", "https://gw.example/"], "no wss URL"),
-        (["--listen", "nowhere"], "is not host:port"),
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_starts(

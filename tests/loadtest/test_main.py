@@ -42,7 +42,7 @@ def test_the_default_is_the_mixed_preset_with_strict_thresholds(rig: Rig) -> Non
     found = command(rig)
     assert value_of(found, "--preset") == "mixed"
     at = found.index("--fail-if")
-    assert tuple(found[at + 1 : at + 4]) == FAIL_IF
+    assert tuple(found[at + 1 : at + 5]) == FAIL_IF
     assert value_of(found, "--url") == rig.url
     assert value_of(found, "--report") == "loadtest-report"
     assert f"sink={os.getpid()}" in value_of(found, "--pids")

@@ -107,6 +107,15 @@ async def test_a_slow_reader_gets_everything_later(fleet: Fleet) -> None:
     assert not any(len(each.latency) for each in fleet.ledger.record.seconds.values())
 
 
+async def test_attacks_are_counted_apart_from_stanzas(fleet: Fleet) -> None:
+    fleet.note_attack("oversize", 0.1, "")
+    fleet.note_attack("oversize", 0.1, "it was taken")
+    record = fleet.ledger.record
+    assert (record.attacks, record.unrefused) == ({"oversize": 2}, {"oversize": 1})
+    assert record.accounts == {}
+    assert [each.name for each in fleet.outcomes] == 2 * ["attack: oversize"]
+
+
 async def test_an_endpoint_that_is_away_is_waited_for(
     authority: LoadAuthority, endpoint: Endpoint
 ) -> None:

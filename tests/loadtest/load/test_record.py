@@ -28,6 +28,8 @@ def test_seconds_of_unix_time_add_up() -> None:
 def test_json_keeps_everything() -> None:
     record = record_of(100, 3)
     record.refusals["no"] = 2
+    record.attacks["oversize"] = 3
+    record.unrefused["oversize"] = 1
     assert Record.from_json(record.to_json()).to_json() == record.to_json()
 
 

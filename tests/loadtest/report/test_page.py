@@ -57,6 +57,14 @@ def test_what_must_not_happen_is_red(run: Run) -> None:
     assert "<td class='bad'>2</td>" in text  # reordered
 
 
+def test_attacks_that_were_not_refused_are_red(run: Run) -> None:
+    run.record.attacks = {"oversize": 3, "forged from": 2}
+    run.record.unrefused = {"forged from": 1}
+    text = page(figures(run))
+    assert "<tr><td>oversize</td><td>3</td><td>0</td>" in text
+    assert "<tr><td>forged from</td><td>2</td><td class='bad'>1</td>" in text
+
+
 def test_thresholds_are_told(run: Run) -> None:
     run.options["fail_if"] = ["lost>0"]
     assert "passed: none of lost&gt;0" in page(figures(run))
