@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench chaos loadtest lock packages clean simulate
+.PHONY: demo test lint bench chaos loadtest autobahn lock packages clean simulate
 
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -43,6 +43,10 @@ simulate: .venv/.installed
 	    $(if $(SEED),--seed $(SEED),$(if $(MINUTES),--minutes $(MINUTES),--seeds 2000))
 	@$(if $(SEED),,PYTHONPATH=. $(BIN)/python -P -m tests.simulation --plant --seeds 400)
 
+# Needs a Python 2.7 (PYTHON27=...), and pip finds the suite's packages by itself; a minute or two.
+autobahn: .venv/.installed
+	@$(BIN)/python -P -m loadtest.autobahn $(CASES)
+
 packages:
 	$(call quietly,loadtest/stage/install-packages prosody ejabberd redis-server lua-unbound prometheus docker-compose \
 	    nginx libnginx-mod-stream haproxy caddy)
@@ -61,4 +65,4 @@ lock: .venv/.installed
 	@touch $@
 
 clean:
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .autobahn

@@ -67,6 +67,8 @@ class Wire(asyncio.Protocol):
         self.handshake: Request | Response | None = None
         self.on_opened: Callable[[Wire], Awaitable[None]] | None = None
         self.http_responder: HttpResponder | None = None
+        self.on_frame: Callable[[Frame], None] | None = None
+        """Sees every frame that comes, as it came."""
         self._messages: asyncio.Queue[str | WireClosed] = asyncio.Queue()
         self._fragments: list[bytes] = []
         self._transport: asyncio.Transport | None = None
@@ -214,6 +216,8 @@ class Wire(asyncio.Protocol):
             await serve(self)
 
     def _on_frame(self, frame: Frame) -> None:
+        if self.on_frame is not None:
+            self.on_frame(frame)
         if frame.opcode is Opcode.PONG:
             self.pongs += 1
         elif frame.opcode in (Opcode.TEXT, Opcode.CONT):

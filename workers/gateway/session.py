@@ -313,6 +313,7 @@ class WebSocketSession(Session):
         self._unanswered = 0
         self._is_attached = False
         self._was_early = False
+        self._close_code = 1000
         self._echoes: dict[bytes, asyncio.Future[None]] = {}
 
     def attach(self, websocket: WebSocket) -> None:
@@ -354,7 +355,7 @@ class WebSocketSession(Session):
 
     def _end(self) -> None:
         # RFC 7395 §3.6: the stream is closed first, then the WebSocket.
-        self.websocket.close()
+        self.websocket.close(self._close_code)
 
     def _start_tls(self) -> None:
         raise AssertionError("a WebSocket never starts TLS inside (RFC 7395 §3.9)")
@@ -386,10 +387,13 @@ class WebSocketSession(Session):
 
     def messages_received(self, messages: list[bytes]) -> None:
         self._unanswered = 0
-        if self._is_attached:
-            self._receive(messages)
-        else:
+        if not self._is_attached:
             self._was_early = True
+            return
+        self.stream.receive(messages)
+        if self.stream.state is State.CLOSED and not all(map(_is_utf8, messages)):
+            self._close_code = 1007  # RFC 6455 §8.1; the parser has refused it by then
+        self.pump()
 
     def pong_received(self, payload: bytes) -> None:
         self._unanswered = 0
@@ -413,3 +417,11 @@ class WebSocketSession(Session):
                 echo.set_exception(ConnectionError())
         text = f": {reason[:256]}" if reason else ""
         self._lost(f"WebSocket closed with {code}{text}")
+
+
+def _is_utf8(message: bytes) -> bool:
+    try:
+        message.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

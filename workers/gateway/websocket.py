@@ -302,6 +302,9 @@ class WebSocket:
         frame_header = data[position : position + header]
         if self._allow_unmasked and not frame_header[1] & 0x80:
             frame_header = with_empty_mask(frame_header)
+        if frame_header[0] & 0x0F == Opcode.CLOSE:
+            # RFC 6455 §5.4 lets it come between fragments; the library would call that an error.
+            self._protocol.current_size = None
         self._through = length
         self._feed(frame_header, messages)
         return position + header

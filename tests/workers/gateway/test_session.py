@@ -231,3 +231,27 @@ async def test_the_writes_of_a_peer_are_told_apart_by_its_records() -> None:
     session.channel = channel
     session.abort("done")
     await far.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"<message xmlns='jabber:server'><body>\xed\xa0\x80</body></message>", 1007),
+        (b"<message xmlns='jabber:server'><body>\xc3", 1007),
+        (b"<message xmlns='jabber:server'><body>", 1000),
+    ],
+)
+@on_quiet_loop
+async def test_what_is_no_utf8_ends_the_websocket_with_its_code(
+    short_times: None, data: bytes, code: int
+) -> None:
+    far = await FarServer().serve_websocket()
+    peer = Peer()
+    session = await far.connect(peer, websocket=True)
+    assert isinstance(session, WebSocketSession)
+    session.websocket.send_messages([data])
+    await until(lambda: peer.ended and far.ended)
+    assert "not-well-formed" in far.ended[0]
+    close = session.websocket._protocol.close_rcvd
+    assert close is not None and close.code == code
+    await far.close()

@@ -321,8 +321,6 @@ BROKEN = {
     "long ping": b"\x89\xfe\x00\x7e" + b"\0" * 130,
     "close of one byte": client_frame(CLOSE, b"x"),
     "close with a code nobody may send": client_frame(CLOSE, struct.pack("!H", 1005)),
-    "close inside a fragmented message": client_frame(TEXT, b"<", fin=False)
-    + client_frame(CLOSE, struct.pack("!H", 1000)),
 }
 
 
@@ -337,9 +335,24 @@ async def test_broken_frames_end_the_connection_with_1002(broken: str, bytewise:
             await asyncio.sleep(0)
 
         assert close_code_in(await reader.read()) == 1002
-        expected = 1000 if broken == "close inside a fragmented message" else 1002
-        assert (await owner.closes.get())[0] == expected
+        assert (await owner.closes.get())[0] == 1002
         assert [owner.messages.get_nowait() for _ in range(owner.messages.qsize())] == [b"good"]
+
+
+@pytest.mark.parametrize("bytewise", [True, False])
+@on_both_loops
+async def test_close_may_come_between_fragments(bytewise: bool) -> None:
+    """RFC 6455 §5.4: it is a control frame like Ping."""
+    async with by_hand() as (_, owner, reader, writer):
+        data = client_frame(TEXT, b"<", fin=False) + client_frame(CLOSE, struct.pack("!H", 1000))
+        data += client_frame(CONT, b"a/>")
+        for at in range(0, len(data), 1 if bytewise else len(data)):
+            writer.write(data[at : at + (1 if bytewise else len(data))])
+            await asyncio.sleep(0)
+
+        assert close_code_in(await reader.read()) == 1000
+        assert (await owner.closes.get())[0] == 1000
+        assert owner.messages.empty()
 
 
 @on_both_loops
