@@ -209,6 +209,8 @@ class AcceptedWebSocket(_OpeningWebSocket):
 
     def _respond(self, request: Request, *, has_rest: bool) -> Response:
         server, endpoint = self._server, self._endpoint
+        if len(request.headers.get_all("Host")) != 1:
+            return _reject(server, HTTPStatus.BAD_REQUEST)  # RFC 9112 §3.2
         path = request.path.partition("?")[0]
         is_upgrade = any(
             "websocket" in value.lower() for value in request.headers.get_all("Upgrade")

@@ -121,6 +121,8 @@ REFUSED = {
     "an empty origin": (request(Origin=" "), 403),
     "two certificates": (request(Client_Cert=":MAA=:\r\nClient-Cert: :MAA=:"), 400),
     "a broken certificate": (request(Client_Cert=":MAA=:"), 400),
+    "no host": (request(Host=""), 400),
+    "two hosts": (request(Host="gw.example\r\nHost: evil.example"), 400),
     "a body": (request("POST /s2s HTTP/1.1", Content_Length="5") + b"hello", 400),
     "bytes behind the request": (request() + b"\x81\x80", 400),
     "not HTTP": (b"EHLO mail.example\r\n\r\n", 400),
