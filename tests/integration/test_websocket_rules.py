@@ -36,7 +36,7 @@ class End:
 
     def send(self, opcode: int, payload: bytes, *, fin: bool = True, bits: int = 0) -> None:
         """One frame; `bits` are RSV1, 2 and 3."""
-        self.wire.send_raw(frame(opcode, payload, fin=fin, bits=bits, masks=self.masks))
+        self.wire.send_bytes(frame(opcode, payload, fin=fin, bits=bits, masks=self.masks))
 
     async def code(self) -> int:
         """With which Close frame the gateway ends it; within five seconds."""
@@ -232,7 +232,7 @@ TOO_LARGE = {
 
 @pytest.mark.parametrize("case", TOO_LARGE)
 async def test_ws_09_what_is_too_large_is_1009(end: End, juliet: User, case: str) -> None:
-    end.wire.send_raw(TOO_LARGE[case](end.masks))
+    end.wire.send_bytes(TOO_LARGE[case](end.masks))
     assert await end.code() == 1009
     await undisturbed(juliet)
 
