@@ -47,6 +47,9 @@ _PLAIN_ROOT = b"<r>"
 # namespace here either: a stanza without xmlns stays refused.
 _BOUND_ROOT = f"<r xmlns:stream='{STREAM}' xmlns:db='{DIALBACK}'>".encode()
 _UNDECLARED = etree.ErrorTypes.NS_ERR_UNDEFINED_NAMESPACE
+# One for all messages of all sessions (3.5 against 5.2 µs with a new one each; one per session
+# holds 3.4 KiB): fromstring starts afresh every time, whatever the last input did.
+_PARSER = document_parser()
 
 
 class MessageParser:
@@ -54,9 +57,6 @@ class MessageParser:
 
     def __init__(self, limits: Limits, authenticated: bool = False) -> None:
         self._judge = Judge(limits)
-        # Kept for all messages (3.5 against 5.2 µs with a new one each): fromstring starts afresh
-        # every time, whatever the last input did.
-        self._parser = document_parser()
         self._dead = False
         self._authenticated = authenticated
         self._judge.set_authenticated(authenticated)
@@ -107,7 +107,7 @@ class MessageParser:
         ):
             return False
         try:
-            root = etree.fromstring(joined, self._parser)
+            root = etree.fromstring(joined, _PARSER)
         except etree.XMLSyntaxError:
             return False
         children = list(root)
@@ -201,7 +201,7 @@ class MessageParser:
             raise unreadable(body) from None
 
     def _parse_under(self, root: bytes, body: bytes) -> etree._Element:
-        return etree.fromstring(_under(root, body), self._parser)
+        return etree.fromstring(_under(root, body), _PARSER)
 
 
 def _under(root: bytes, body: bytes) -> bytes:

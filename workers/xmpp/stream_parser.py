@@ -209,6 +209,7 @@ class StreamParser:
         self._judge.set_lang(header.lang)
         self._pending_bytes = 0
         self._phase = _Phase.BODY
+        del self._header_parser  # it holds 10 KiB
         return header
 
     def _bind(self, prefixes: dict[str, str], content: str) -> None:

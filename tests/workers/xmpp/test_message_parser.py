@@ -197,6 +197,20 @@ def test_one_parser_leaves_no_trace_in_the_next_message() -> None:
         assert isinstance(stanza, Stanza) and b"<body>hi</body>" in stanza.data
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [b"<message><a", b"<message>", b"</r><r>", b"<!DOCTYPE a [<!ENTITY e 'evil'>]>" + GOOD, b"&e;"],
+)
+def test_one_session_leaves_no_trace_in_the_next_message_of_another(bad: bytes) -> None:
+    """Trap 4, across sessions: they share what libxml2 parses with."""
+    other = MessageParser(LIMITS, authenticated=True)
+    for _ in range(3):
+        assert isinstance(parse(GOOD, bad)[-1], RemoteProtocolError)
+        (stanza,) = other.parse([GOOD])
+        assert isinstance(stanza, Stanza) and b"<body>hi</body>" in stanza.data
+        assert isinstance(parse(GOOD.replace(b"hi", b"&e;"))[-1], RemoteProtocolError)
+
+
 FRAGMENTS = st.sampled_from(
     [
         GOOD,
