@@ -30,12 +30,19 @@ class TLSFailed(Exception):
 class TLSEngine:
     """One side of a TLS connection. Write what `data_to_send` returns after every other call."""
 
-    __slots__ = ("_connection", "_outgoing", "established", "peer_closed", "record_sizes")
+    __slots__ = (
+        "_connection",
+        "_is_swollen",
+        "_outgoing",
+        "established",
+        "peer_closed",
+        "record_sizes",
+    )
 
     def __init__(self, context: SSL.Context, *, server: bool, server_name: str | None = None):
         self._connection = SSL.Connection(context, None)
         self._outgoing: list[bytes] = []
-        self.established = False
+        self.established = self._is_swollen = False
         self.peer_closed = False
         self.record_sizes: tuple[int, ...] = ()
         """Of the records in what `receive` returned last, if they were several."""
@@ -57,7 +64,7 @@ class TLSEngine:
                 raise TLSFailed(_reason(exc)) from exc
             finally:
                 self._collect()
-            self.established = True
+            self.established = self._is_swollen = True
         return True
 
     def receive(self, data: bytes) -> bytes:
@@ -76,6 +83,8 @@ class TLSEngine:
             if not self._read_into(plaintext):
                 break
         self._collect()
+        if self._is_swollen:
+            self._shrink()
         if len(plaintext) == 1:
             self.record_sizes = ()
             return plaintext[0]
@@ -138,6 +147,17 @@ class TLSEngine:
             self._outgoing.append(ffi.unpack(buffer, size))
             if size < _SLICE:
                 break
+
+    def _shrink(self) -> None:
+        """Begin with new memory BIOs after the handshake, whose messages were large: 4 KiB.
+
+        Both are empty: OpenSSL has asked for more, and all that it had written was collected.
+        """
+        self._is_swollen = False
+        connection = self._connection
+        into = connection._into_ssl = lib.BIO_new(lib.BIO_s_mem())
+        outof = connection._from_ssl = lib.BIO_new(lib.BIO_s_mem())
+        lib.SSL_set_bio(connection._ssl, into, outof)  # which frees the old ones
 
     def peer_chain(self) -> list[x509.Certificate]:
         """The certificates the peer presented, leaf first, unverified; empty when it has none."""
