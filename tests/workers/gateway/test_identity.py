@@ -265,3 +265,14 @@ def test_any_bytes_in_an_other_name_prove_nothing_but_a_domain(data):
 
 
 _LEAF = self_signed("a.example").chain[0]
+
+
+def test_a_leaf_alone_is_good_when_its_intermediate_is_in_the_bundle(authority):
+    """What nginx and Caddy can forward; that the root is there, too, does not suffice."""
+    intermediate = Authority("Intermediate", authority)
+    leaf = intermediate.issue(dns("a.example"))
+    with pytest.raises(CertificateRejected):
+        verify_chain(leaf.chain[:1], authority.trust, AT)
+    bundle = (authority.certificate, intermediate.certificate)
+    trust = Trust("bundle.pem", bundle, Store(list(bundle)))
+    assert verify_chain(leaf.chain[:1], trust, AT).dns == {"a.example"}
