@@ -7,7 +7,6 @@ is derived from the key.
 """
 
 import datetime
-import os
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from coordinator.config import Config
 from coordinator.domains import InvalidDomain, normalise_domain
-from coordinator.processes import write_atomically
+from coordinator.processes import keep_private, write_atomically
 
 LEAF_LIFETIME = 24 * 3600.0
 _CA_LIFETIME = datetime.timedelta(days=3650)
@@ -131,6 +130,7 @@ def _read_or_create(
             # The key last: a crash in between leaves no key, so both are made again.
             write_atomically(certificate_path, _certificate_pem(certificate), mode=0o644)
             write_atomically(key_path, _key_pem(key))
+    keep_private(key_path)
     try:
         loaded = serialization.load_pem_private_key(key_path.read_bytes(), None)
         certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
@@ -220,7 +220,7 @@ def _derived_secret(key: ec.EllipticCurvePrivateKey) -> bytes:
 def _read_or_create_secret(path: Path) -> bytes:
     if not path.exists():
         write_atomically(path, secrets.token_hex(32).encode())
-    os.chmod(path, 0o600)
+    keep_private(path)
     secret = path.read_bytes().strip()
     if len(secret) < 32:
         raise AuthorityProblem(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from coordinator.processes import (
     ProcessName,
+    keep_private,
     name_of,
     read_name,
     stop_process,
@@ -87,6 +88,7 @@ class EmbeddedRedis:
 
     async def _start_child(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        keep_private(self._folder)
         output = self._folder / "redis.log"
         with output.open("wb") as file:
             # In a session of its own: Ctrl-C is for the coordinator, which stops this last.

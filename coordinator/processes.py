@@ -2,12 +2,15 @@
 
 import asyncio
 import fcntl
+import logging
 import os
 import signal
 from pathlib import Path
 from types import TracebackType
 
 import msgspec
+
+log = logging.getLogger(__name__)
 
 
 class ProcessName(msgspec.Struct, frozen=True):
@@ -145,6 +148,22 @@ class Lock:
         traceback: TracebackType | None,
     ) -> None:
         os.close(self._descriptor)
+
+
+def keep_private(path: Path) -> None:
+    """Take from others whatever rights they have to a file or directory of ours.
+
+    What belongs to another user is for that user to decide.
+    """
+    seen = path.stat()
+    if not seen.st_mode & 0o077 or seen.st_uid != os.geteuid():
+        return
+    try:
+        path.chmod(seen.st_mode & 0o700)
+    except OSError as exc:
+        log.warning("%s is open to other users: %s", path, exc.strerror)
+    else:
+        log.warning("%s was open to other users; it is private again", path)
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:

@@ -13,7 +13,7 @@ from coordinator.embedded import EmbeddedProblem, EmbeddedRedis
 from coordinator.exits import ExitCode
 from coordinator.handover import socket_name
 from coordinator.listeners import CannotBind, Listeners, bind_all
-from coordinator.processes import Lock, Locked
+from coordinator.processes import Lock, Locked, keep_private
 from coordinator.redis_url import shown_url
 from coordinator.routes import gateway_of
 from coordinator.store import Store, StoreUnavailable
@@ -33,6 +33,7 @@ def prepare(state_dir: Path) -> None:
         state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         for name in ("run", "ledger"):
             (state_dir / name).mkdir(mode=0o700, exist_ok=True)
+            keep_private(state_dir / name)
     except OSError as exc:
         raise StartFailed(
             f"cannot use {exc.filename}: {exc.strerror}; create it for this user, or change "

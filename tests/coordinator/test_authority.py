@@ -55,6 +55,10 @@ def test_the_authority_stays_the_same_and_its_secrets_are_private(tmp_path: Path
     assert len(first.dialback_secret) >= 32
     for name in ("ca.key", "dialback.secret"):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+        (tmp_path / name).chmod(0o644)
+    Authority(tmp_path)
+    for name in ("ca.key", "dialback.secret"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
     own = (tmp_path / "ca.pem").read_bytes()
     assert (tmp_path / "ca.pem").stat().st_mode & 0o777 == 0o644
     assert (tmp_path / "ca-bundle.pem").read_bytes().endswith(own)

@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator import processes
 from coordinator.processes import (
     Lock,
     Locked,
@@ -103,3 +105,34 @@ def test_a_lock_is_held_by_one_and_names_its_holder(tmp_path: Path):
     assert caught.value.holder == str(os.getpid())
     with Lock(tmp_path / "lock"):
         pass  # free again
+
+
+def test_what_is_private_is_made_so_again(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    key = tmp_path / "key"
+    key.write_text("secret")
+    key.chmod(0o664)
+    processes.keep_private(key)
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert "private again" in caplog.text
+    caplog.clear()
+    processes.keep_private(key)
+    assert not caplog.records
+
+
+def test_files_of_other_users_and_on_other_terms_are_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    key = tmp_path / "key"
+    key.touch(mode=0o644)
+    key.chmod(0o644)
+
+    def refuse(self: Path, mode: int) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    processes.keep_private(key)
+    assert "Read-only file system" in caplog.text
+    monkeypatch.setattr(processes.os, "geteuid", lambda: 12345)
+    caplog.clear()
+    processes.keep_private(key)
+    assert not caplog.records
