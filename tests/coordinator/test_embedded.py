@@ -1,4 +1,5 @@
 import asyncio
+import os
 import signal
 from pathlib import Path
 
@@ -84,3 +85,17 @@ def test_redislites_server_is_the_second_choice(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(embedded.shutil, "which", lambda name: None)
     monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: Spec)
     assert find_server() == str(tmp_path / "bin" / "redis-server")
+
+
+async def test_nobody_else_reaches_it_whatever_the_umask(tmp_path: Path):
+    server = EmbeddedRedis(tmp_path)
+    (tmp_path / "run").mkdir(mode=0o700)
+    before = os.umask(0)
+    try:
+        await server.start()
+        assert (tmp_path / "run" / "redis.sock").stat().st_mode & 0o777 == 0o600
+        assert (tmp_path / "redis").stat().st_mode & 0o777 == 0o700
+        assert (tmp_path / "run" / "redis.json").stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
+        await server.stop()
