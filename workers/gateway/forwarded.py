@@ -7,6 +7,7 @@ judged in `identity.py`, like one whose certificate TLS has shown us.
 
 import base64
 import binascii
+import logging
 import re
 import urllib.parse
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ from cryptography import x509
 from websockets.datastructures import Headers
 
 from workers.gateway.addresses import Networks
+
+log = logging.getLogger(__name__)
 
 _BYTE_SEQUENCE = re.compile(r":([A-Za-z0-9+/]*={0,2}):(?:;.*)?")
 _PEM = re.compile(r"\s*-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----\s*")
@@ -68,9 +71,16 @@ class TrustedProxies:
         if not values or not values[0].strip(" :"):
             return []  # RFC 9440 §2.4: no header; proxies with templates send an empty value
         try:
-            return [x509.load_der_x509_certificate(der) for der in self._read(values[0], headers)]
-        except ValueError as exc:  # binascii.Error is one, too
+            chain = self._read(values[0], headers)
+        except ValueError as exc:
             raise ForwardedRefused(f"{self._header}: {exc}") from exc
+        try:
+            return [x509.load_der_x509_certificate(der) for der in chain]
+        except ValueError as exc:
+            # The proxy's TLS has taken what cryptography cannot read: as without a proxy, it is
+            # the same as having none.
+            log.info("%s has a certificate that cannot be read: %s", self._header, exc)
+            return []
 
 
 def _read_rfc9440(value: str, headers: Headers) -> list[bytes]:
@@ -123,6 +133,8 @@ def _read_escaped_pem(value: str, _headers: Headers) -> list[bytes]:
 
 
 def _decode(text: str) -> bytes:
+    if not text:
+        raise ValueError("an empty certificate")
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error as exc:

@@ -93,7 +93,10 @@ def test_any_bytes_are_a_header_or_an_error(signature: bytes, data: bytes) -> No
 
 @asynccontextmanager
 async def listening(
-    *, trusted: str = "127.0.0.1/32", admission: Admission | None = None
+    *,
+    trusted: str = "127.0.0.1/32",
+    admission: Admission | None = None,
+    secure: bool = True,
 ) -> AsyncIterator[tuple[int, list[AcceptedWebSocket]]]:
     opened: list[AcceptedWebSocket] = []
 
@@ -104,7 +107,7 @@ async def listening(
     endpoint = Endpoint(
         path="/s2s",
         new_owner=new_owner,
-        context=server_context(SERVER),
+        context=server_context(SERVER) if secure else None,
         proxies=TrustedProxies((trusted,), "Client-Cert"),
     )
     clock = asyncio.get_running_loop().time
@@ -177,6 +180,19 @@ async def test_a_proxy_that_does_not_speak_it_is_heard_by_its_headers() -> None:
 
         assert answer.startswith(b"HTTP/1.1 400 ")  # the certificate is no certificate
         assert not opened
+
+
+@on_both_loops
+async def test_a_proxy_may_end_tls_and_pass_the_rest_through() -> None:
+    async with listening(secure=False) as (port, opened):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(over(0x21, "2001:db8::5") + REQUEST)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+        assert answer.startswith(b"HTTP/1.1 101 ")
+        [websocket] = opened
+        assert (websocket.peer_address, websocket.peer_chain()) == ("2001:db8::5", [])
 
 
 @on_both_loops

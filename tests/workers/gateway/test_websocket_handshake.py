@@ -120,7 +120,7 @@ REFUSED = {
     "two origins": (request(Origin="https://gw.example\r\nOrigin: https://evil.example"), 403),
     "an empty origin": (request(Origin=" "), 403),
     "two certificates": (request(Client_Cert=":MAA=:\r\nClient-Cert: :MAA=:"), 400),
-    "a broken certificate": (request(Client_Cert=":MAA=:"), 400),
+    "a certificate in another format": (request(Client_Cert="MAA="), 400),
     "no host": (request(Host=""), 400),
     "two hosts": (request(Host="gw.example\r\nHost: evil.example"), 400),
     "a body": (request("POST /s2s HTTP/1.1", Content_Length="5") + b"hello", 400),
@@ -275,7 +275,10 @@ async def test_a_handshake_that_does_not_come_is_cut(data: bytes, secure: bool) 
         async with listening(secure=secure) as listener:
             reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
             writer.write(data)
-            assert await reader.read() == b""
+            try:
+                assert await reader.read() == b""
+            except ConnectionResetError:
+                pass  # cut before it had read that
             writer.close()
     finally:
         websocket_handshake.HANDSHAKE_TIMEOUT = 5.0
