@@ -152,7 +152,7 @@ def parse_json(data: bytes) -> HostMeta:
             link = msgspec.json.decode(raw, type=_Link)
             if link.rel == S2S_WEBSOCKET:
                 targets.append(_target_of(link))
-        except (msgspec.DecodeError, InvalidHostMeta, RecursionError) as exc:
+        except (msgspec.DecodeError, InvalidHostMeta, RecursionError, UnicodeDecodeError) as exc:
             problems.append(str(exc))
     xmpp = document.xmpp
     return HostMeta(

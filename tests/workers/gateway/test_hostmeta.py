@@ -279,3 +279,10 @@ def test_any_url_is_taken_apart_or_refused(text):
             assert str(exc).isprintable()
         else:
             assert target.url.isprintable()
+
+
+def test_a_link_that_is_no_utf_8_spoils_no_other() -> None:
+    good = b'{"rel":"urn:xmpp:alt-connections:s2s-websocket","href":"wss://gw.example.org/"}'
+    found = parse_json(b'{"links":[' + good.replace(b"gw", b"\xa0") + b"," + good + b"]}")
+    assert [target.host for target in found.targets] == ["gw.example.org"]
+    assert len(found.problems) == 1
