@@ -93,12 +93,17 @@ def find_header(data: bytes) -> Peeked | None:
     if _MARKUP_BEFORE.match(begin):
         raise PeekFailed("not a stream header: a declaration or a comment stands before it")
     parser = pull_parser(("start",))
-    try:
-        parser.feed(data)
-        events = list(parser.read_events())
-    except etree.XMLSyntaxError as exc:
-        raise PeekFailed(f"not a stream header: {exc.msg}") from None
-    return _read_header(events[0][1]) if events else None
+    start = 0
+    while start < len(data):  # not a byte beyond the header: the stream's own parser judges those
+        end = data.find(b">", start) + 1 or len(data)
+        try:
+            parser.feed(data[start:end])
+        except etree.XMLSyntaxError as exc:
+            raise PeekFailed(f"not a stream header: {exc.msg}") from None
+        for _, header in parser.read_events():
+            return _read_header(header)
+        start = end
+    return None
 
 
 def _read_header(header: Any) -> Peeked:
