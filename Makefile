@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench chaos loadtest autobahn lock packages clean simulate
+.PHONY: demo test lint bench chaos loadtest autobahn lock packages clean simulate fuzz
 
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -46,6 +46,16 @@ simulate: .venv/.installed
 # Needs a Python 2.7 (PYTHON27=...), and pip finds the suite's packages by itself; a minute or two.
 autobahn: .venv/.installed
 	@$(BIN)/python -P -m loadtest.autobahn $(CASES)
+
+# FUZZ_SECONDS=600 for longer, shared by all targets; they are in tests/fuzz, with hypothesis also
+# part of the suite.
+fuzz: .venv/.fuzz
+	@PYTHONPATH=. $(BIN)/python -P -m tests.fuzz $(if $(FUZZ_SECONDS),--seconds $(FUZZ_SECONDS))
+
+.venv/.fuzz: .venv/.installed
+	$(call quietly,$(BIN)/python -m pip install -q $$($(BIN)/python -c "import tomllib; \
+	    print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['fuzz'])"))
+	@touch $@
 
 packages:
 	$(call quietly,loadtest/stage/install-packages prosody ejabberd redis-server lua-unbound prometheus docker-compose \
