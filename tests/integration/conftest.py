@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from loadtest.stage.stage import Stage
 from loadtest.stage.users import User
+from tests.integration.spec_scene import Scene
 
 _HERE = Path(__file__).parent
 _stages: list[Stage] = []
@@ -71,6 +72,17 @@ async def component_stage() -> AsyncIterator[Stage]:
             yield stage
         finally:
             _stages.remove(stage)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def scene() -> AsyncIterator[Scene]:
+    """A gateway between played servers only."""
+    scene = Scene()
+    try:
+        await scene.start()
+        yield scene
+    finally:
+        await scene.stop()
 
 
 @pytest_asyncio.fixture(loop_scope="session", autouse=True)
