@@ -15,9 +15,11 @@ from workers.gateway.channel import Channel, adopt_channel_as
 
 log = logging.getLogger(__name__)
 
-ACCEPTED_PER_TURN = 8
+ACCEPTED_PER_TURN = 4
 # Seconds until a failed accept is tried again: the listening socket stays readable meanwhile.
 ACCEPT_RETRY = 0.5
+# Seconds until it is seen whether one of the strangers has made place for another.
+FULL_INTERVAL = 0.05
 # Strangers that make room for others when there are no descriptors left at all.
 SHED_AT_ONCE = 16
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -52,29 +54,39 @@ class Acceptor:
             asyncio.get_running_loop().add_reader(listening, self._accept, listening)
 
     def _accept(self, listening: socket.socket) -> None:
-        for _ in range(ACCEPTED_PER_TURN):
+        admission = self._admission
+        for accepted in range(ACCEPTED_PER_TURN):
+            if admission.is_full:
+                # Whoever waits in the kernel's queue costs nothing, and has its place in time.
+                if not accepted:
+                    admission.refusals.note("strangers", "all places are taken", "strangers wait")
+                self._rest(listening, FULL_INTERVAL)
+                return
             try:
                 sock, address = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as exc:
-                self._rest(listening, exc)
+                self._on_failed(listening, exc)
                 return
-            entry = self._admission.enter(_host_of(address), sock.fileno())
+            entry = admission.enter(_host_of(address), sock.fileno())
             if entry is None:
                 # Before TLS: saying why would cost us more than it costs the peer to come again.
                 sock.close()
             else:
                 self._let_in(sock, entry)
 
-    def _rest(self, listening: socket.socket, exc: OSError) -> None:
+    def _on_failed(self, listening: socket.socket, exc: OSError) -> None:
         """Out of descriptors: the connection waits in the kernel's queue until some are free."""
         log.error("cannot accept a connection: %s", exc)
         if exc.errno in _OUT_OF_RESOURCES:
             self._admission.shed(SHED_AT_ONCE, "descriptors")
+        self._rest(listening, ACCEPT_RETRY)
+
+    def _rest(self, listening: socket.socket, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         loop.remove_reader(listening)
-        loop.call_later(ACCEPT_RETRY, self._listen, listening)
+        loop.call_later(seconds, self._listen, listening)
 
     def _let_in(self, sock: socket.socket, entry: Entry) -> None:
         task = asyncio.create_task(self._adopt(sock, entry))

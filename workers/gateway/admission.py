@@ -84,6 +84,11 @@ class Admission:
         self._connected: Counter[str] = Counter()
         self._windows: dict[str, Bucket] = {}
 
+    @property
+    def is_full(self) -> bool:
+        """There is no place for one more stranger."""
+        return len(self.strangers) >= self._limits().unauthenticated
+
     def enter(self, address: str, descriptor: int = 0) -> Entry | None:
         """A place for a new connection, None to refuse it; `descriptor` is its socket's number.
 
@@ -150,7 +155,7 @@ class Admission:
         limits = self._limits()
         if self.is_short_of:
             return self.is_short_of
-        if len(self.strangers) >= limits.unauthenticated:
+        if self.is_full:
             return "strangers"
         if address in self._proxies:
             return ""

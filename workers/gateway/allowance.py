@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 from coordinator.config import Limits
 from workers.gateway.herd import site_of
 
-BURST = 5.0
+BURST = 3.0
 
 
 class Bucket:

@@ -7,14 +7,17 @@ Writes of one loop turn are collected and leave as one run of TLS records in one
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
+from functools import partial
 from typing import Any, Protocol, cast
 
 from cryptography import x509
 from OpenSSL import SSL
 
 from workers.gateway.tls_engine import TLSEngine, TLSFailed
+from workers.gateway.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ _buffer = memoryview(bytearray(READ_SIZE))
 _BY_OWNER = 1
 _BY_TURN = 2
 _BY_RATE = 4
+_BY_HANDSHAKE = 8
 
 
 class ChannelOwner(Protocol):
@@ -88,11 +92,14 @@ class Channel(asyncio.BufferedProtocol):
         "_transport",
         "owner",
         "peername",
+        "turns",
     )
 
     def __init__(self, owner: ChannelOwner | None = None, *, quick_ack: bool = False) -> None:
         self.owner = owner
         self.peername: Any = None
+        self.turns: Turns | None = None
+        """Those of the peer's TLS handshake, if it has to wait for them."""
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._quick_ack = quick_ack
@@ -191,7 +198,9 @@ class Channel(asyncio.BufferedProtocol):
         self._held = 0
         transport.resume_reading()
         if transport.can_write_eof():
-            transport.write_eof()
+            # asyncio says here that the peer has reset the connection; its end follows.
+            with contextlib.suppress(OSError):
+                transport.write_eof()
         self._linger_until = self._loop.time() + LONGEST_LINGER
         self._linger()
 
@@ -276,7 +285,17 @@ class Channel(asyncio.BufferedProtocol):
             # There is more, and the loop would read it at once: the others first.
             self._hold(_BY_TURN)
             self._loop.call_soon(self._let_go, _BY_TURN)
-        self.data_received(bytes(_buffer[:nbytes]))
+        data = bytes(_buffer[:nbytes])
+        tls = self._tls
+        if self.turns is not None and tls is not None and not tls.established:
+            self._hold(_BY_HANDSHAKE)
+            self.turns.wait(partial(self._shake_hands, data))
+        else:
+            self.data_received(data)
+
+    def _shake_hands(self, data: bytes) -> None:
+        self.data_received(data)
+        self._let_go(_BY_HANDSHAKE)
 
     def data_received(self, data: bytes) -> None:
         """Take what was read."""

@@ -21,6 +21,7 @@ from workers.gateway.admission import Entry
 from workers.gateway.channel import UNREAD, Channel
 from workers.gateway.forwarded import ForwardedRefused, TrustedProxies
 from workers.gateway.proxy_protocol import Introduction
+from workers.gateway.turns import Turns
 from workers.gateway.websocket import SUBPROTOCOL, WebSocket, WebSocketOwner
 
 # The library says at level info that a connection opened; sessions say it better.
@@ -55,6 +56,8 @@ class Endpoint:
     max_message: int = 524288
     # Answers every request that is not for the WebSocket; None is 404.
     http_responder: Callable[[Request], Response | None] = field(default=lambda _request: None)
+    # Of the TLS handshakes of all its connections.
+    turns: Turns = field(default_factory=Turns)
     # False while draining: 503.
     accepting: bool = True
     # COMPAT(PeerTube livechat): says for which peer addresses unmasked frames are tolerated.
@@ -152,6 +155,7 @@ class AcceptedWebSocket(_OpeningWebSocket):
 
     def _start_tls(self) -> None:
         if self._endpoint.context is not None:
+            self.channel.turns = self._endpoint.turns
             self.channel.start_tls(self._endpoint.context, server=True)
 
     def _name_peer(self, address: str) -> bool:

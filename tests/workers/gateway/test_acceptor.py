@@ -104,6 +104,20 @@ async def test_who_has_no_place_is_hung_up_on_at_once() -> None:
 
 
 @on_quiet_loop
+async def test_when_all_places_are_taken_the_others_wait_for_theirs() -> None:
+    scene = Scene(unauthenticated=2)
+    clients = [scene.connect() for _ in range(5)]
+    await until(lambda: len(scene.guests) == 2)
+    await asyncio.sleep(2.5 * acceptor.FULL_INTERVAL)
+    assert len(scene.guests) == 2 and all(map(is_open, clients))
+    assert 2 <= scene.refusals.counts["strangers"] <= 5  # not once in every turn
+    scene.guests[0].entry.prove()
+    clients[1].close()
+    await until(lambda: len(scene.guests) == 4)
+    await scene.close()
+
+
+@on_quiet_loop
 async def test_after_stop_nobody_is_let_in() -> None:
     scene = Scene()
     scene.acceptor.stop()
