@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench chaos loadtest autobahn lock packages clean simulate fuzz
+.PHONY: demo test lint bench chaos loadtest autobahn lock packages clean simulate fuzz abuse
 
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -28,6 +28,10 @@ lint: .venv/.installed
 # BENCH="--only outbound,inbound --repeats 5" chooses; --full for the long runs at full length.
 bench: .venv/.installed packages
 	@$(BIN)/python -P -m loadtest.bench $(BENCH)
+
+# What one domain's floods do to another one's delays. ABUSE="--repeats 5" for steadier figures.
+abuse: .venv/.installed packages
+	@$(BIN)/python -P -m loadtest.abuse $(ABUSE)
 
 # CHAOS="--only worker-killed --times 3" chooses; --flap for thousands of domains at once.
 chaos: .venv/.installed packages

@@ -15,7 +15,7 @@ _MAX_LINE = 1 << 20
 
 
 class Generator:
-    """One `loadtest.bench.peer`; `start()` first, `stop()` last."""
+    """One `loadtest.bench.peer`, or another `module`; `start()` first, `stop()` last."""
 
     def __init__(
         self,
@@ -26,8 +26,10 @@ class Generator:
         *,
         manages: bool = True,
         tls: bool = True,
+        module: str = "loadtest.bench.peer",
     ) -> None:
         self.name = name
+        self._module = module
         self._words = [str(identity.certificate), str(identity.key), *domains]
         if not manages:
             self._words.append("--unmanaged")
@@ -44,7 +46,7 @@ class Generator:
     async def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "loadtest.bench.peer", *self._words),
+                *(sys.executable, "-P", "-m", self._module, *self._words),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,

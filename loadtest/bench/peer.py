@@ -160,8 +160,8 @@ def _write(path: Path, times: "array[float]") -> None:
     path.write_bytes(times.tobytes())
 
 
-async def obey(peer: Peer) -> None:
-    """Do what standard input says until it ends."""
+async def obey(peer: object) -> None:
+    """Do what standard input says until it ends: its methods are the commands."""
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

@@ -58,7 +58,7 @@ class Rig:
         self.directory.chmod(0o755)
         self.addresses = Addresses()
         self._dns = StageDns(self.addresses.of(_DNS))
-        authority = TestAuthority(self.directory / "ca")
+        self.authority = authority = TestAuthority(self.directory / "ca")
         self.local_address = self.addresses.of(_LOCAL)
         self.remote_address = self.addresses.of(_REMOTE)
         self.local = Generator(

@@ -1,0 +1,211 @@
+"""`make abuse`: what one domain's abuse of a gateway does to another one's stanzas.
+
+A quiet domain sends 1,000 stanzas a second to the local server through a worker with the default
+limits, alone and while another does harm: `loadtest/abuser.py` says how. Delays are from when a
+stanza was due to when the local server has read it. The same machine runs the abuser and both
+ends: with few cores they take the worker's time, which no limit of its can mend.
+"""
+
+import argparse
+import asyncio
+import statistics
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.bench.generator import Generator
+from loadtest.bench.machine import cpu_seconds
+from loadtest.bench.rig import LOCAL, REMOTE, Rig
+from loadtest.chaos.flow import percentile
+from loadtest.stage.addresses import LOCAL_PORT, WEBSOCKET_PORT
+
+EVIL, GREEDY = "evil.example", "greedy.example"
+RATE = 1000
+AIM = 1.5
+_ABUSER = 31
+# Without the limits that the benchmark lifts for itself.
+_DEFAULTS = dict.fromkeys(
+    (
+        "stanzas_per_second",
+        "bytes_per_second",
+        "connections_per_address",
+        "handshakes_per_address",
+        "unauthenticated",
+        "unauthenticated_per_address",
+        "sessions_per_domain",
+    )
+)
+
+
+@dataclass(slots=True)
+class Figures:
+    """Of one kind of abuse, one value for each time it was measured. Delays in seconds."""
+
+    p50: list[float] = field(default_factory=list)
+    p99: list[float] = field(default_factory=list)
+    done: list[float] = field(default_factory=list)
+    """What the abuser got done per second."""
+    busy: list[float] = field(default_factory=list)
+    """CPU seconds of the worker per second."""
+
+
+class Scene:
+    """A rig with a quiet remote domain, and an abuser."""
+
+    def __init__(self, rig: Rig, seconds: float) -> None:
+        self.rig = rig
+        self.seconds = seconds
+        authority = rig.authority
+        self.abuser = Generator(
+            "abuser",
+            authority.issue(EVIL, GREEDY, f"gw.{GREEDY}"),
+            [EVIL, GREEDY],
+            rig.directory / "abuser.log",
+            module="loadtest.abuser",
+        )
+        self._gateway: dict[str, Any] = {
+            "address": rig.gateway.address,
+            "port": WEBSOCKET_PORT,
+            "host": f"gw.{LOCAL}",
+        }
+
+    async def nothing(self) -> None:
+        """Let the quiet domain be alone."""
+
+    async def flood(self, sessions: int = 1, size: int = 300) -> None:
+        pairs = [(EVIL, LOCAL)] * sessions
+        await self.abuser.ask("flood", **self._gateway, pairs=pairs, size=size)
+
+    async def floods(self) -> None:
+        await self.flood(8)
+
+    async def large(self) -> None:
+        await self.flood(2, 100_000)
+
+    async def ask(self) -> None:
+        await self.abuser.ask("ask", **self._gateway, sender=EVIL, target=LOCAL)
+
+    async def slow_reader(self) -> None:
+        """The local server sends what the abuser does not read."""
+        await self.rig.local.ask(
+            "connect_tcp",
+            address=self.rig.gateway.address,
+            port=LOCAL_PORT,
+            pairs=[(LOCAL, GREEDY)],
+        )
+        await self.rig.local.ask(
+            "prepare", count=20_000, batch=16, size=1000, mixed=False, first=0, links=0
+        )
+        self._sending = asyncio.create_task(
+            self.rig.local.ask("send", rate=0, window=1 << 30, within=self.seconds + 1)
+        )
+
+    async def handshakes(self) -> None:
+        network = ".".join(self.rig.gateway.address.split(".")[:2])
+        address, port = self.rig.gateway.address, WEBSOCKET_PORT
+        await self.abuser.ask("shake_hands", address=address, port=port, network=network)
+
+    async def all_of_it(self) -> None:
+        await self.floods()
+        await self.ask()
+        await self.handshakes()
+
+    async def measure(self, begin: Callable[[], Awaitable[None]], figures: Figures) -> None:
+        """The quiet domain's delays while something goes on."""
+        rig, count = self.rig, int(RATE * self.seconds)
+        (worker,) = await rig.gateway.worker_pids()
+        await rig.local.ask("expect", count=count)
+        await begin()
+        await asyncio.sleep(0.5)
+        spent = cpu_seconds(worker)
+        sent = await rig.remote.ask("send", rate=RATE, window=1 << 30)
+        figures.busy.append((cpu_seconds(worker) - spent) / sent["seconds"])
+        done = await self.abuser.ask("stop")
+        figures.done.append(done["count"] / (sent["seconds"] + 0.5))
+        arrived = await rig.local.ask("arrived")
+        if (arrived["arrived"], arrived["doubled"]) != (count, 0):
+            raise RuntimeError(f"sent {count}, and {arrived} of them arrived")
+        due = await rig.remote.times("sent", rig.directory / "times")
+        came = await rig.local.times("arrived", rig.directory / "times")
+        delays = [there - here for here, there in zip(due, came, strict=True)]
+        figures.p50.append(percentile(delays, 0.5))
+        figures.p99.append(percentile(delays, 0.99))
+
+
+ABUSES: dict[str, Callable[[Scene], Awaitable[None]]] = {
+    "none": Scene.nothing,
+    "flood, one session": Scene.flood,
+    "flood, 8 sessions": Scene.floods,
+    "flood of 100 kB stanzas": Scene.large,
+    "questions, answers not read": Scene.ask,
+    "handshakes of 200 strangers": Scene.handshakes,
+    "floods, questions, handshakes": Scene.all_of_it,
+}
+
+
+async def measure(repeats: int, seconds: float, only: list[str]) -> dict[str, Figures]:
+    """Every abuse in turn, so many times over."""
+    rig = Rig()
+    rig.gateway.configure("limits", **_DEFAULTS)
+    found = {name: Figures() for name in ABUSES if name == "none" or not only or name in only}
+    async with rig:
+        scene = Scene(rig, seconds)
+        await scene.abuser.start()
+        try:
+            await rig.open(inbound=True)
+            count = int(RATE * seconds)
+            order = {"batch": 1, "size": 300, "mixed": False, "first": 0, "links": 1}
+            await rig.remote.ask("prepare", count=count, **order)
+            await scene.measure(scene.nothing, Figures())  # warms up
+            for _ in range(repeats):
+                for name, figures in found.items():
+                    await scene.measure(partial(ABUSES[name], scene), figures)
+                    await asyncio.sleep(0.5)
+        finally:
+            await scene.abuser.stop()
+    return found
+
+
+def table(found: dict[str, Figures]) -> Table:
+    shown = Table(
+        title=f"Delay of {RATE:,} stanzas/s of {REMOTE}, medians",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    columns = ("abuse", "p50 ms", "p99 ms", "p99 / none", "abuser's per s", "worker busy")
+    for column in columns:
+        shown.add_column(column, justify="left" if column == "abuse" else "right")
+    quiet = statistics.median(found["none"].p99)
+    for name, each in found.items():
+        p50, p99 = statistics.median(each.p50), statistics.median(each.p99)
+        shown.add_row(
+            name,
+            f"{p50 * 1e3:.2f}",
+            f"{p99 * 1e3:.2f}",
+            f"{p99 / quiet:.2f}",
+            f"{statistics.median(each.done):,.0f}",
+            f"{statistics.median(each.busy):.0%}",
+        )
+    return shown
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m loadtest.abuse", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--only", action="append", default=[], choices=list(ABUSES))
+    options = parser.parse_args(arguments)
+    found = asyncio.run(measure(options.repeats, options.seconds, options.only))
+    console = Console()
+    console.print(table(found))
+    console.print(f"The aim is less than {AIM} times the delay without abuse.")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
