@@ -10,13 +10,14 @@ from http import HTTPStatus
 from cryptography import x509
 from OpenSSL import SSL
 from websockets.client import ClientProtocol
-from websockets.datastructures import Headers, MultipleValuesError
+from websockets.datastructures import Headers
 from websockets.exceptions import InvalidURI
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
+from workers.gateway import upgrade
 from workers.gateway.admission import Entry
 from workers.gateway.channel import UNREAD, Channel
 from workers.gateway.forwarded import ForwardedRefused, TrustedProxies
@@ -216,26 +217,24 @@ class AcceptedWebSocket(_OpeningWebSocket):
         if len(request.headers.get_all("Host")) != 1:
             return _reject(server, HTTPStatus.BAD_REQUEST)  # RFC 9112 §3.2
         path = request.path.partition("?")[0]
-        is_upgrade = any(
-            "websocket" in value.lower() for value in request.headers.get_all("Upgrade")
-        )
+        is_upgrade = upgrade.is_upgrade(request)
         if path != endpoint.path or (not is_upgrade and request.method != "GET"):
             if request.method not in ("GET", "HEAD"):
                 return _reject(server, HTTPStatus.METHOD_NOT_ALLOWED, Allow="GET, HEAD")
             found = None if is_upgrade else endpoint.http_responder(request)
             return found or _reject(server, HTTPStatus.NOT_FOUND)
-        if is_upgrade and has_rest:
-            # RFC 6455 §4.1: the client must wait for the response.
-            return _reject(server, HTTPStatus.BAD_REQUEST)
-        if is_upgrade and request.headers.get_all("Sec-WebSocket-Version") not in ([], ["13"]):
-            version = {"Sec-WebSocket-Version": "13"}
-            return _reject(server, HTTPStatus.UPGRADE_REQUIRED, Upgrade="websocket", **version)
-        if is_upgrade and not _origin_allowed(request.headers, endpoint.origin):
-            return _reject(server, HTTPStatus.FORBIDDEN)
-        if is_upgrade and not endpoint.accepting:
-            return _reject(server, HTTPStatus.SERVICE_UNAVAILABLE)
-        refusal = self._hear_proxy(request.headers) if is_upgrade else None
+        refusal = self._why_not(request, has_rest=has_rest) if is_upgrade else None
         return server.accept(request) if refusal is None else _reject(server, refusal)
+
+    def _why_not(self, request: Request, *, has_rest: bool) -> HTTPStatus | None:
+        """The status with which to refuse an upgrade."""
+        if has_rest:
+            return HTTPStatus.BAD_REQUEST  # RFC 6455 §4.1: the client must wait for the response
+        if (refusal := upgrade.flaw(request, origin=self._endpoint.origin)) is not None:
+            return refusal
+        if not self._endpoint.accepting:
+            return HTTPStatus.SERVICE_UNAVAILABLE
+        return self._hear_proxy(request.headers)
 
     def _hear_proxy(self, headers: Headers) -> HTTPStatus | None:
         """Learn whom a trusted proxy speaks for; the status with which to refuse the request."""
@@ -434,23 +433,8 @@ async def serve(endpoint: Endpoint, sock: socket.socket) -> asyncio.Server:
 
 def _reject(server: ServerProtocol, status: HTTPStatus, **headers: str) -> Response:
     response = server.reject(status, f"{status.value} {status.phrase}\n")
+    if status is HTTPStatus.UPGRADE_REQUIRED:
+        headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
     for name, value in headers.items():
         response.headers[name] = value
     return response
-
-
-def _origin_allowed(headers: Headers, published: str) -> bool:
-    """Servers send none, or that of the URL (xmpp-proxy); a web page's is refused."""
-    try:
-        origin = headers.get("Origin")
-        host = headers.get("Host")
-    except MultipleValuesError:
-        return False
-    if origin is None:
-        return True
-    ours = [published, f"https://{host}" if host else ""]
-    return _origin_host(origin) in [_origin_host(each) for each in ours if each]
-
-
-def _origin_host(origin: str) -> str:
-    return origin.lower().removesuffix(":443")
