@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -42,6 +43,7 @@ _BY_OWNER = 1
 _BY_TURN = 2
 _BY_RATE = 4
 _BY_HANDSHAKE = 8
+_BY_REST = 16
 
 
 class ChannelOwner(Protocol):
@@ -228,6 +230,15 @@ class Channel(asyncio.BufferedProtocol):
         """
         self._hold(_BY_RATE)
         self._loop.call_later(seconds, self._let_go, _BY_RATE)
+
+    def pass_turn(self, go_on: Callable[[], None]) -> None:
+        """Read nothing before `go_on` was called, in the next turn of the loop."""
+        self._hold(_BY_REST)
+        self._loop.call_soon(self._go_on, go_on)
+
+    def _go_on(self, go_on: Callable[[], None]) -> None:
+        self._let_go(_BY_REST)
+        go_on()
 
     @property
     def buffered(self) -> int:

@@ -21,6 +21,10 @@ from workers.gateway.frames import TEXT_FIN, frame_size, text_frames, with_empty
 # RFC 6455 leaves it open; xmpp-proxy never answers Close, so this is what its sessions take to end.
 CLOSE_TIMEOUT = 2.0
 SUBPROTOCOL = "xmpp"
+# Frames that are cut in one turn of the loop, where they are so small that a read has more; one
+# that goes through the library costs as much as some.
+MAX_FRAMES = 256
+_UNCOMMON_COST = 4
 
 
 class WebSocketOwner(Protocol):
@@ -162,6 +166,17 @@ class WebSocket:
                 return
             data = bytes(buffer)
             buffer.clear()
+        self._take(data, size)
+
+    def _go_on(self) -> None:
+        """Our next turn: cut what was left."""
+        if self._buffer and not (self._deaf or self.channel.is_closing):
+            data = bytes(self._buffer)
+            self._buffer.clear()
+            self._take(data, 0)
+
+    def _take(self, data: bytes, size: int) -> None:
+        """Cut what is there; `size` of it is new."""
         messages = self._cut(data)
         self._on_progress(size, len(messages))
         if messages and self.owner is not None and not self._told_closed:
@@ -234,6 +249,10 @@ class WebSocket:
             if self._through:
                 position = self._pass_through(data, position, messages)
                 continue
+            if len(messages) + _UNCOMMON_COST * self._uncommon >= MAX_FRAMES:
+                self._keep(data, position, 0)
+                self.channel.pass_turn(self._go_on)
+                break
             if self._protocol.current_size is None:
                 position = self._cut_whole(data, position, messages)
                 if position == end:

@@ -7,6 +7,7 @@ from websockets.frames import Opcode
 from tests.workers.gateway.test_websocket import by_hand, client_frame, close_code_in
 from tests.workers.gateway.wire_bench import on_both_loops
 from workers.gateway.allowance import Allowance
+from workers.gateway.websocket import MAX_FRAMES
 
 MESSAGE = b"<message>" + b"x" * 3000 + b"</message>"
 
@@ -115,3 +116,31 @@ async def test_who_has_sent_its_share_has_to_rest() -> None:
         writer.write(client_frame(Opcode.TEXT, MESSAGE))
         assert await owner.messages.get() == MESSAGE
         assert asyncio.get_running_loop().time() - began > 0.18
+
+
+@on_both_loops
+async def test_a_flood_of_small_frames_is_cut_in_turns_and_arrives_whole() -> None:
+    async with by_hand() as (websocket, owner, reader, writer):
+        meter = websocket.meter = Meter()
+        small = b"".join(client_frame(Opcode.TEXT, b"<r n='%d'/>" % n) for n in range(2000))
+        pings = b"".join(client_frame(Opcode.PING, b"%d" % n) for n in range(2000))
+        writer.write(small + pings + client_frame(Opcode.PONG, b"the end"))
+        for number in range(2000):
+            assert await owner.messages.get() == b"<r n='%d'/>" % number
+        assert await owner.pongs.get() == b"the end"
+        assert max(owner.batches) <= MAX_FRAMES
+        # 2000 Pongs of two bytes and up to four digits.
+        answers = await reader.readexactly(sum(2 + len(str(n)) for n in range(2000)))
+        assert answers.startswith(b"\x8a\x010") and answers.endswith(b"1999")
+        assert 4001 <= meter.stanzas <= 4001 + 64
+
+
+@on_both_loops
+async def test_what_waits_for_its_turn_is_forgotten_with_the_connection() -> None:
+    async with by_hand() as (websocket, owner, _, writer):
+        writer.write(client_frame(Opcode.TEXT, b"<r/>") * 1000)
+        await owner.messages.get()
+        websocket.abort()
+        assert (await owner.closes.get())[0] == 1006
+        await asyncio.sleep(0.05)
+        assert sum(owner.batches) < 1000
