@@ -14,6 +14,7 @@ from typing import Any
 
 import uvloop
 from OpenSSL import SSL
+from websockets.frames import Frame, Opcode
 
 from loadtest.bench.link import Link
 from loadtest.bench.opening import Accepting, Domains, Identity, connect_wss
@@ -63,6 +64,13 @@ class Abuser:
         link = await connect_wss(self._identity, (address, port), host, sender, target)
         self._send_on(link, text_frames([elements.SM_REQUEST] * QUESTIONS, mask=True), QUESTIONS)
         link.channel.pause_reading()
+        return {}
+
+    async def ping(self, address: str, port: int, host: str, sender: str, target: str) -> Answer:
+        """Ping without end."""
+        link = await connect_wss(self._identity, (address, port), host, sender, target)
+        ping = Frame(Opcode.PING, b"").serialize(mask=True)
+        self._send_on(link, ping * QUESTIONS, QUESTIONS)
         return {}
 
     async def shake_hands(self, address: str, port: int, network: str) -> Answer:

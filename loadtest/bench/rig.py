@@ -57,7 +57,7 @@ class Rig:
         self.directory = Path(tempfile.mkdtemp(prefix="fedgate-bench-", dir="/tmp"))
         self.directory.chmod(0o755)
         self.addresses = Addresses()
-        self._dns = StageDns(self.addresses.of(_DNS))
+        self.dns = StageDns(self.addresses.of(_DNS))
         self.authority = authority = TestAuthority(self.directory / "ca")
         self.local_address = self.addresses.of(_LOCAL)
         self.remote_address = self.addresses.of(_REMOTE)
@@ -82,7 +82,7 @@ class Rig:
             certificate=authority.issue(LOCAL, f"gw.{LOCAL}"),
             trust=authority.bundle,
             server=(self.local_address, S2S_PORT),
-            upstream_dns=f"{self._dns.address}:{DNS_PORT}",
+            upstream_dns=f"{self.dns.address}:{DNS_PORT}",
             log=self.directory / "gateway.log",
             workers=workers,
             log_level="warning",
@@ -102,8 +102,8 @@ class Rig:
         await self.stop()
 
     async def _start(self) -> None:
-        self._dns.start()
-        self._dns.set(_REMOTE_HOST, "A", self.remote_address)
+        self.dns.start()
+        self.dns.set(_REMOTE_HOST, "A", self.remote_address)
         for generator, address in (
             (self.local, self.local_address),
             (self.remote, self.remote_address),
@@ -120,7 +120,7 @@ class Rig:
         await self.gateway.stop()
         for generator in (self.local, self.remote):
             await generator.stop()
-        self._dns.stop()
+        self.dns.stop()
         self.addresses.release()
         with contextlib.suppress(OSError):
             shutil.rmtree(self.directory)
