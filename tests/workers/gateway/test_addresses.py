@@ -1,6 +1,12 @@
 import pytest
 
-from workers.gateway.addresses import AddressPolicy, AddressRefused, Networks, network_of
+from workers.gateway.addresses import (
+    AddressPolicy,
+    AddressRefused,
+    Networks,
+    is_of_this_machine,
+    network_of,
+)
 
 REFUSED = {
     "0.0.0.0": "unspecified",
@@ -106,3 +112,20 @@ def test_one_peer_may_have_a_whole_ipv6_network():
 def test_networks_know_every_form_of_an_address(address: str, is_inside: bool) -> None:
     networks = Networks(("10.0.0.0/8", "2001:db8::/32", "fe80::/10"))
     assert (address in networks) is is_inside
+
+
+def test_native_servers_may_be_behind_nat_and_nowhere_else():
+    policy = AddressPolicy(["127.0.5.0/24"], private=True)
+    for address in ("10.1.2.3", "fd12::1", "100.64.0.1", "::ffff:192.168.0.1", "127.0.5.1"):
+        policy.check(address)
+    for address in ("127.0.0.1", "169.254.169.254", "100.100.100.200", "fd00:ec2::254", "::1"):
+        with pytest.raises(AddressRefused):
+            policy.check(address)
+    for address in ("0.0.0.0", "fe80::1", "ff02::1", "::ffff:127.0.0.1", "64:ff9b:1::1"):
+        with pytest.raises(AddressRefused):
+            policy.check(address)
+
+
+def test_addresses_of_this_machine_are_known():
+    assert is_of_this_machine("127.0.0.1") and is_of_this_machine("::1")
+    assert not is_of_this_machine("203.0.113.77") and not is_of_this_machine("2001:db8::77")
