@@ -49,6 +49,15 @@ _TRANSLATIONS = (
 )
 
 
+def is_ip_address(host: str) -> bool:
+    """Whether the text is an IPv4 or IPv6 address rather than a name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 class AddressRefused(Exception):
     """The address policy forbids to connect there. `reason` is one clear line."""
 

@@ -1,11 +1,10 @@
 """Who may ask steering: it forwards questions, and must not do so for the world."""
 
 import logging
-from ipaddress import ip_address
 
 from coordinator.address import parse_address
 from coordinator.config import Config
-from workers.gateway.addresses import Networks, is_of_this_machine
+from workers.gateway.addresses import Networks, is_ip_address, is_of_this_machine
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +17,7 @@ class Clients:
 
     def __init__(self, config: Config) -> None:
         servers = (config.local.server_for(domain) for domain in config.gateway.domains)
-        hosts = filter(_is_literal, (parse_address(server).host for server in servers))
+        hosts = filter(is_ip_address, (parse_address(server).host for server in servers))
         self._permitted = Networks((*_LOOPBACK, *config.local.dns_clients, *hosts))
         self._named: set[str] = set()
 
@@ -30,11 +29,3 @@ class Clients:
             self._named.add(host)
             log.warning("DNS questions from %s are refused; see local.dns_clients", host)
         return False
-
-
-def _is_literal(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False  # a name: whose address may change
-    return True

@@ -10,13 +10,12 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
 from typing import Any
 
 import msgspec
 
 from coordinator.config import Config
-from workers.gateway.addresses import AddressPolicy, AddressRefused
+from workers.gateway.addresses import AddressPolicy, AddressRefused, is_ip_address
 from workers.gateway.fetching import Busy, Fetcher, Unavailable
 from workers.gateway.hostmeta import (
     MAX_TARGETS,
@@ -74,7 +73,7 @@ class Discovered:
         Learned over verified HTTPS or from configuration (XEP-0156 §2.2, XEP-0487 §2.2).
         """
         names = {name for each in self.targets for name in (each.host, each.sni) if name}
-        return frozenset(name for name in names if not _is_literal(name))
+        return frozenset(name for name in names if not is_ip_address(name))
 
     @property
     def fresh_pins(self) -> frozenset[str]:
@@ -176,7 +175,7 @@ class Discovery:
         Raises `NoUsableAddress`.
         """
         # Only the very target: the peer may have led us elsewhere since (see-other-uri).
-        if found.source == "config" and target in found.targets and _is_literal(target.host):
+        if found.source == "config" and target in found.targets and is_ip_address(target.host):
             return [target.host]
         permitted = self._policy.permitted(target.ips)
         if permitted:
@@ -251,7 +250,7 @@ class Discovery:
             return Discovered(domain, (target,), "config", marked, reason)
         if self._config.local.carry == "listed" and domain not in self._config.remote:
             return Discovered(domain, (), "not-listed", True, "not listed under [remote]")
-        if _is_literal(domain):
+        if is_ip_address(domain):
             return Discovered(domain, (), "none", True, "an address cannot publish host-meta")
         return None
 
@@ -372,14 +371,6 @@ class Discovery:
 def _bound(memory: OrderedDict[str, Any], most: int) -> None:
     while len(memory) > most:
         memory.popitem(last=False)
-
-
-def _is_literal(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _encode(entry: _Entry) -> bytes:

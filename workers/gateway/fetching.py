@@ -11,7 +11,6 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from ipaddress import ip_address
 from typing import Any
 
 import aiohttp
@@ -20,7 +19,7 @@ from yarl import URL
 
 from coordinator.configvalue import normalise_host
 from coordinator.domains import InvalidDomain
-from workers.gateway.addresses import AddressPolicy, AddressRefused
+from workers.gateway.addresses import AddressPolicy, AddressRefused, is_ip_address
 from workers.gateway.gate import Gate
 from workers.gateway.herd import site_of
 from workers.gateway.hostmeta import MAX_DOCUMENT
@@ -215,7 +214,7 @@ class Fetcher:
             raise BadAnswer(f"{said} {str(url)[:200]}, which is not https on 443")
         if url.user is not None or url.password is not None:
             raise BadAnswer(f"{said} an address with a user part")
-        if _is_literal(host):
+        if is_ip_address(host):
             try:
                 # aiohttp asks no resolver for literals, so this is the place to check them first.
                 self._policy.check(host)
@@ -307,14 +306,6 @@ async def _read(response: aiohttp.ClientResponse, url: URL) -> bytes:
         if len(body) > MAX_DOCUMENT:
             raise BadAnswer(f"{url} is larger than {MAX_DOCUMENT} bytes")
     return bytes(body)
-
-
-def _is_literal(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_ours(error: aiohttp.ClientError) -> bool:

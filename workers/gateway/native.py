@@ -9,7 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from coordinator.address import Address
-from workers.gateway.addresses import AddressPolicy, AddressRefused, is_of_this_machine
+from workers.gateway.addresses import (
+    AddressPolicy,
+    AddressRefused,
+    is_ip_address,
+    is_of_this_machine,
+)
 from workers.gateway.peek import wait_readable
 from workers.gateway.racing import NotConnected, connect_any
 from workers.gateway.resolver import ResolveFailed, Resolver, ServiceNotOffered
@@ -158,15 +163,6 @@ async def greet(local: socket.socket, remote: socket.socket, *, timeout: float =
     if not answered:
         raise NativeFailed(resolved=True, reason="the server hung up without an answer")
     local.recv(len(said))
-
-
-def is_ip_address(host: str) -> bool:
-    """Whether the text is an IPv4 or IPv6 address rather than a name."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def is_own(address: Address, own: Sequence[Address]) -> bool:
