@@ -23,10 +23,10 @@ from loadtest.bench.flood import LedgerWrong
 from loadtest.bench.latency import latency
 from loadtest.bench.machine import machine
 from loadtest.bench.memory import memory
-from loadtest.bench.parts import journal_share, parts
+from loadtest.bench.parts import end_to_end, journal_share, parts
 from loadtest.bench.plots import write_plots
 from loadtest.bench.proxy import proxy
-from loadtest.bench.report import Progress, console, table, write_json
+from loadtest.bench.report import Progress, console, goals, table, write_json
 from loadtest.bench.row import Row
 from loadtest.bench.run import Part, Run
 from loadtest.bench.servers import servers
@@ -92,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     run = Run(stanzas=options.stanzas, repeats=options.repeats, full=options.full, say=say)
     rows: list[Row] = []
+    here = machine()
     begun = time.monotonic()
     broken = ""
     try:
@@ -101,11 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except asyncio.CancelledError:
         broken = "interrupted"
     progress("")
-    here = machine()
+    rows += end_to_end(rows)
     console().print(table(rows, here))
     write_json(options.json, rows, here, time.monotonic() - begun)
     plots = write_plots(options.json.parent, rows, str(here))
     console().print("written:", *(str(path) for path in (options.json, *plots)), soft_wrap=True)
+    console().print(goals(rows))
     if broken:
         console().print(f"[red]{broken}[/]", soft_wrap=True)
     return 1 if broken else 0

@@ -10,7 +10,7 @@ from loadtest.bench.run import Run, warm_up
 from loadtest.chaos.flow import percentile
 
 RATE = 2000
-SECONDS = 3
+SECONDS = 2
 P50_GOAL = 0.5
 P99_GOAL = 3.0
 HALF_LOAD_GOAL = 10.0

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +25,15 @@ class Machine:
     lxml: str
     libxml2: str
     openssl: str
+    load: float
+    """Load average of the last minute when it was asked."""
 
     def __str__(self) -> str:
         return (
             f"{self.processor}, {self.cores} cores, {self.memory_gib:.0f} GiB, "
             f"Linux {self.kernel}, "
-            f"Python {self.python}, lxml {self.lxml} (libxml2 {self.libxml2}), {self.openssl}"
+            f"Python {self.python}, lxml {self.lxml} (libxml2 {self.libxml2}), {self.openssl}, "
+            f"load average {self.load:.1f} before"
         )
 
 
@@ -47,7 +49,8 @@ def machine() -> Machine:
         etree.__version__,
         ".".join(map(str, etree.LIBXML_VERSION)),
         # What the worker's TLS runs on; Python's own ssl may be linked to another.
-        SSL.SSLeay_version(SSL.SSLEAY_VERSION).decode() or ssl.OPENSSL_VERSION,
+        " ".join(SSL.SSLeay_version(SSL.SSLEAY_VERSION).decode().split()[:2]),
+        os.getloadavg()[0],
     )
 
 

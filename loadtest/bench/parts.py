@@ -1,7 +1,7 @@
 """The whole path against its bare parts, without sockets: rows of `loadtest.micro`, same run."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import uvloop
 
@@ -50,6 +50,29 @@ async def parts(run: Run) -> AsyncIterator[Row]:
                 goal=PATH_GOAL,
                 is_ceiling=True,
             )
+
+
+def end_to_end(rows: Sequence[Row]) -> list[Row]:
+    """What sockets, a second process and the kernel's turns leave of it: from rows of both."""
+    found = {(row.part, row.name): row for row in rows}
+    added = []
+    for side, bare in zip(("outbound", "inbound"), _PATHS.values(), strict=True):
+        for batch in (16, 64):
+            whole = found.get((side, f"saturated, {batch} per write"))
+            parts = [found.get((PART, f"{part}, {batch} at once")) for part in bare]
+            total = sum(part.median for part in parts if part and part.median)
+            if whole is not None and all(parts):
+                added.append(
+                    Row(
+                        part="end to end",
+                        name=f"{side} to lxml + websockets + TLS, {batch} per write",
+                        unit="×",
+                        samples=[1e6 / sample / total for sample in whole.samples],
+                        goal=PATH_GOAL,
+                        is_ceiling=True,
+                    )
+                )
+    return added
 
 
 async def journal_share(run: Run) -> AsyncIterator[Row]:

@@ -64,6 +64,15 @@ def table(rows: Sequence[Row], machine: Machine) -> Table:
     return shown
 
 
+def goals(rows: Sequence[Row]) -> str:
+    """One line: how many goals are reached, and which are not."""
+    with_goal = [row for row in rows if row.is_reached is not None]
+    missed = [f"{row.part}, {row.name}" for row in with_goal if not row.is_reached]
+    reached = len(with_goal) - len(missed)
+    line = f"{reached} of {len(with_goal)} goals reached"
+    return f"{line}; not: {'; '.join(missed)}" if missed else line
+
+
 def write_json(path: Path, rows: Sequence[Row], machine: Machine, seconds: float) -> None:
     """All figures, every repeat."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from loadtest.stage.addresses import (
 from loadtest.stage.authority import TestAuthority
 from loadtest.stage.dns import StageDns
 from loadtest.stage.gateway import Gateway
+from loadtest.stage.processes import StageError
 
 LOCAL = "capulet.example"
 REMOTE = "montague.example"
@@ -130,7 +131,16 @@ class Rig:
         return (self.remote, self.local) if inbound else (self.local, self.remote)
 
     async def open(self, count: int = 1, *, inbound: bool, direct: bool = False) -> None:
-        """Open streams of the sending generator: to the gateway, or straight to the other one."""
+        """Open streams of the sending generator: to the gateway, or straight to the other one.
+
+        Raises `StageError`.
+        """
+        try:
+            await self._open(count, inbound=inbound, direct=direct)
+        except StageError as exc:
+            raise StageError(f"{exc}\n{self.gateway.process.log_tail()}") from None
+
+    async def _open(self, count: int, *, inbound: bool, direct: bool) -> None:
         sender, _ = self.ends(inbound=inbound)
         wanted = pairs(count, inbound=inbound)
         if inbound:

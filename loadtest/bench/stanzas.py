@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 SIZE = 300
 """Bytes of a stanza as it is in a WebSocket message."""
@@ -15,6 +16,7 @@ _BODIES = {
     "get": ("iq", "type='get'", "<query xmlns='jabber:iq:roster' ver='{}'/>"),
     "result": ("iq", "type='result'", "<vCard xmlns='vcard-temp'><DESC>{}</DESC></vCard>"),
 }
+_DIGITS = 8
 _NUMBER = re.compile(rb" id=.n(\d+)")
 
 
@@ -25,19 +27,21 @@ def encode(
 
     No longer than `SMALLEST` it has no users and no content: about so many bytes.
     """
+    head, tail = _around_number(sender, target, _MIX[number % 10] if mixed else "message", size)
+    return b"%b%0*d%b" % (head, _DIGITS, number, tail)
+
+
+@lru_cache(maxsize=50_000)
+def _around_number(sender: str, target: str, kind: str, size: int) -> tuple[bytes, bytes]:
+    """What is before the number and behind it."""
+    xmlns = XMLNS.decode()
     if size <= SMALLEST:
-        return (
-            f"<message{XMLNS.decode()} from='{sender}' to='{target}' id='n{number:08}'/>"
-        ).encode()
-    kind = _MIX[number % 10] if mixed else "message"
+        return f"<message{xmlns} from='{sender}' to='{target}' id='n".encode(), b"'/>"
     name, attributes, payload = _BODIES[kind]
-    head = (
-        f"<{name}{XMLNS.decode()} from='juliet@{sender}/balcony' to='romeo@{target}/orchard'"
-        f" id='n{number:08}' {attributes}>"
-    )
-    tail = f"</{name}>"
-    padding = max(1, size - len(head) - len(payload) + 2 - len(tail))
-    return f"{head}{payload.format('w' * padding)}{tail}".encode()
+    head = f"<{name}{xmlns} from='juliet@{sender}/balcony' to='romeo@{target}/orchard' id='n"
+    tail = f"' {attributes}>{payload}</{name}>"
+    padding = max(1, size - len(head) - _DIGITS - len(tail) + len("{}"))
+    return head.encode(), tail.format("w" * padding).encode()
 
 
 def numbers(data: bytes) -> list[bytes]:

@@ -33,6 +33,7 @@ async def inbound(run: Run) -> AsyncIterator[Row]:
 async def _one_way(run: Run, part: str, *, inbound: bool) -> AsyncIterator[Row]:
     flow = Flow(inbound=inbound, count=run.stanzas)
     saturated = "saturated, 64 per write"
+    slow = replace(flow, batch=16, rate=PACE, count=min(run.stanzas, 2 * PACE))
     paced = f"paced at {PACE:,}/s, 16 per write"
     flows = {
         saturated: flow,
@@ -40,8 +41,8 @@ async def _one_way(run: Run, part: str, *, inbound: bool) -> AsyncIterator[Row]:
         "saturated, 16 per write": replace(flow, batch=16),
         "saturated, 1 per write": replace(flow, batch=1, count=run.stanzas // 2),
         "mixed stanzas, saturated": replace(flow, mixed=True),
-        paced: replace(flow, batch=16, rate=PACE),
-        "mixed stanzas, paced": replace(flow, batch=16, rate=PACE, mixed=True),
+        paced: slow,
+        "mixed stanzas, paced": replace(slow, mixed=True),
     }
     async with Rig() as rig:
         await rig.open(inbound=inbound)
@@ -68,9 +69,8 @@ async def journal(run: Run) -> AsyncIterator[Row]:
 
     Paced, so that both come in the same portions; the two gateways take turns.
     """
-    flow = Flow(
-        inbound=False, count=run.stanzas, batch=16, rate=JOURNAL_PACE, window=PROSODY_WINDOW
-    )
+    count = min(run.stanzas, 2 * JOURNAL_PACE)
+    flow = Flow(inbound=False, count=count, batch=16, rate=JOURNAL_PACE, window=PROSODY_WINDOW)
     plain, kept = "resendable, not journaled", "all journaled"
     found: dict[str, list[Flood]] = {plain: [], kept: []}
     async with Rig() as resendable, Rig(manages=False) as journaled:

@@ -31,3 +31,9 @@ def test_inside_a_stream_the_header_has_the_namespace() -> None:
     stanzas = [encode("a.example", "b.example", number) for number in (1, 2)]
     assert XMLNS not in in_stream(stanzas)
     assert len(in_stream(stanzas)) == sum(map(len, stanzas)) - 2 * len(XMLNS)
+
+
+def test_the_smallest_is_about_as_small_as_one_can_be() -> None:
+    data = encode("capulet.example", "montague.example", 1, size=100)
+    assert 90 <= len(data) <= 110
+    assert etree.fromstring(data).get("id") == "n00000001"
