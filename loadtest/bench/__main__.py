@@ -16,8 +16,9 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 from loadtest.bench.flood import LedgerWrong
 from loadtest.bench.latency import latency
@@ -75,12 +76,19 @@ def _parts(text: str) -> list[str]:
     return names
 
 
-async def measure(names: Sequence[str], run: Run, rows: list[Row]) -> None:
-    """Measure parts; rows are added as they come. Raises `LedgerWrong`, `StageError`."""
+async def measure(
+    names: Sequence[str], run: Run, rows: list[Row], seconds: dict[str, float]
+) -> None:
+    """Measure parts; rows, and the seconds they took, are added as they come.
+
+    Raises `LedgerWrong`, `StageError`.
+    """
     for name in names:
         run.say(name)
+        begun = time.monotonic()
         async for row in PARTS[name](run):
             rows.append(row)
+        seconds[name] = time.monotonic() - begun
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,11 +100,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     run = Run(stanzas=options.stanzas, repeats=options.repeats, full=options.full, say=say)
     rows: list[Row] = []
+    seconds: dict[str, float] = {}
     here = machine()
     begun = time.monotonic()
     broken = ""
     try:
-        asyncio.run(_until_interrupted(options.only or list(PARTS), run, rows))
+        names = options.only or list(PARTS)
+        asyncio.run(_until_interrupted(measure(names, run, rows, seconds)))
     except (LedgerWrong, StageError) as exc:
         broken = str(exc)
     except asyncio.CancelledError:
@@ -104,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     progress("")
     rows += end_to_end(rows)
     console().print(table(rows, here))
-    write_json(options.json, rows, here, time.monotonic() - begun)
+    write_json(options.json, rows, here, seconds)
     plots = write_plots(options.json.parent, rows, str(here))
     console().print("written:", *(str(path) for path in (options.json, *plots)), soft_wrap=True)
     console().print(goals(rows))
@@ -113,8 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if broken else 0
 
 
-async def _until_interrupted(names: Sequence[str], run: Run, rows: list[Row]) -> None:
-    task = asyncio.ensure_future(measure(names, run, rows))
+async def _until_interrupted(work: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, task.cancel)

@@ -23,7 +23,10 @@ _COUNT = 6000
 
 
 async def parts(run: Run) -> AsyncIterator[Row]:
-    """Every part in µs, then the whole over the sum of lxml, websockets and TLS, by batch."""
+    """Every part in µs, then the whole over the sum of its bare parts, by batch.
+
+    These are lxml's parsing and serialising, websockets' frame and OpenSSL's record.
+    """
     run.say("bare parts and whole paths")
     # It runs event loops of its own.
     measured = await asyncio.to_thread(
@@ -44,7 +47,7 @@ async def parts(run: Run) -> AsyncIterator[Row]:
             total = sum(found[part, batch].median for part in bare)
             yield Row(
                 part=PART,
-                name=f"{name}, to lxml + websockets + TLS, {batch} at once",
+                name=f"{name}: to its bare parts, {batch} at once",
                 unit="×",
                 samples=[value / total for value in (whole.least, whole.median, whole.most)],
                 goal=PATH_GOAL,
@@ -65,7 +68,7 @@ def end_to_end(rows: Sequence[Row]) -> list[Row]:
                 added.append(
                     Row(
                         part="end to end",
-                        name=f"{side} to lxml + websockets + TLS, {batch} per write",
+                        name=f"{side} to the same bare parts, {batch} per write",
                         unit="×",
                         samples=[1e6 / sample / total for sample in whole.samples],
                         goal=PATH_GOAL,

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -14,7 +14,7 @@ from rich.table import Table
 from loadtest.bench.machine import Machine
 from loadtest.bench.row import Row
 
-WIDTH = 172
+WIDTH = 180
 _HEADS = ("", "ratio", "to", "least", "median", "most", "unit")
 _PROCESSES = {
     "worker": "worker",
@@ -73,12 +73,14 @@ def goals(rows: Sequence[Row]) -> str:
     return f"{line}; not: {'; '.join(missed)}" if missed else line
 
 
-def write_json(path: Path, rows: Sequence[Row], machine: Machine, seconds: float) -> None:
-    """All figures, every repeat."""
+def write_json(
+    path: Path, rows: Sequence[Row], machine: Machine, seconds: Mapping[str, float]
+) -> None:
+    """All figures, every repeat; `seconds` that each part took."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "machine": asdict(machine),
-        "seconds": seconds,
+        "seconds": dict(seconds),
         "rows": [row.as_json() for row in rows],
     }
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -10,7 +10,7 @@ from loadtest.bench.stanzas import SMALLEST
 
 SIZES = (SMALLEST, 300, 1000, 3000, 10_000, 50_000, 200_000)
 BATCH_BYTES = 20_000
-TOTAL_BYTES = 10_000_000
+TOTAL_BYTES = 20_000_000
 
 
 async def sizes(run: Run) -> AsyncIterator[Row]:

@@ -27,7 +27,7 @@ def test_the_table_marks_goals() -> None:
 
 def test_the_file_has_every_repeat(tmp_path: Path) -> None:
     file = tmp_path / "folder" / "bench.json"
-    write_json(file, [REACHED, ABSENT], machine(), 1.0)
+    write_json(file, [REACHED, ABSENT], machine(), {"outbound": 1.0})
     content = json.loads(file.read_text())
     assert content["machine"]["cores"] >= 1
     assert [row["samples"] for row in content["rows"]] == [[2e5, 1e5], []]
