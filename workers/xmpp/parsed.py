@@ -186,9 +186,8 @@ class Judge:
             )
         # Namespaces are written first. Splicing bytes costs 0.17 µs, setting attributes and
         # serialising anew 2 µs.
-        if not data.startswith(b'xmlns="', length) and not (
-            data.startswith(b"xmlns:", length) and declares(data, b' xmlns="')
-        ):
+        first = data[length : length + 6]
+        if first != b"xmlns=" and not (first == b"xmlns:" and declares(data, b' xmlns="')):
             start += _DECLARATION
         if self.lang and not declares(data, _LANG):
             start += self.lang
