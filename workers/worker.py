@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -90,6 +91,9 @@ class Worker:
     async def run(self) -> int:
         """Start, serve, drain; returns the exit code."""
         await self._start()
+        # What is there now stays: full collections need not look at it, for 11 ms each.
+        gc.collect()
+        gc.freeze()
         self._watch_signals()
         reporting = asyncio.create_task(self._report())
         log.info("worker %s serves %s", self._id, ", ".join(self._config.gateway.domains))
