@@ -60,11 +60,14 @@ async def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     try:
         await rig.start()
         print(f"gateway at {rig.url}, status page at {rig.admin}/", flush=True)
-        process = await asyncio.create_subprocess_exec(*locust_command(rig, options, rest))
+        # A session of its own: what interrupts the terminal would reach locust twice.
+        process = await asyncio.create_subprocess_exec(
+            *locust_command(rig, options, rest), start_new_session=True
+        )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             # Locust ends the test in order, and then we do.
-            loop.add_signal_handler(number, _pass_on, process, number)
+            loop.add_signal_handler(number, _end, process)
         code = await process.wait()
     finally:
         await rig.stop()
@@ -75,9 +78,9 @@ async def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     return code
 
 
-def _pass_on(process: asyncio.subprocess.Process, number: int) -> None:
+def _end(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
-        process.send_signal(number)
+        process.terminate()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

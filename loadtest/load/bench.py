@@ -64,29 +64,42 @@ def told(stanzas: int, cpu_seconds: float, seconds: float, sessions: float) -> s
     )
 
 
+class CountingFleet(Fleet):
+    """Tells when so many stanzas have come."""
+
+    def expect(self, count: int) -> None:
+        self.left, self.all_came = count, asyncio.Event()
+
+    def note(self, name: str, seconds: float | None, error: str) -> None:
+        super().note(name, seconds, error)
+        if name == "chat":
+            self.left -= 1
+            if not self.left:
+                self.all_came.set()
+
+
 async def drive_engine(options: argparse.Namespace) -> str:
     """Bursts of each domain, the next when the last has come back."""
     host, _, port = options.connect.rpartition(":")
     settings = FleetSettings(
         url=f"wss://{TARGET}:{port}/xmpp-s2s", address=(host, int(port)), target=TARGET
     )
-    fleet = Fleet(settings, LoadAuthority(Path(options.ca)), "b")
+    fleet = CountingFleet(settings, LoadAuthority(Path(options.ca)), "b")
     await fleet.start()
     domains = [fleet.new_domain() for _ in range(options.domains)]
     began = cpu()
     await asyncio.gather(*(domain.connect() for domain in domains))
     opened = cpu() - began
-    account, text = fleet.ledger.record.account("chat"), messages.body(200)
+    echo, text = f"echo@{TARGET}", messages.body(200)
     began, started_at = cpu(), time.monotonic()
     while time.monotonic() < started_at + options.seconds:
+        fleet.expect(len(domains) * options.burst)
         for domain in domains:
             for _ in range(options.burst):
-                domain.send_message("chat", f"echo@{TARGET}", text)
-        while account.waiting:  # noqa: ASYNC110 (an event would cost what is measured)
-            await asyncio.sleep(0)
-    answer = told(
-        account.delivered, cpu() - began, time.monotonic() - started_at, len(domains) / opened
-    )
+                domain.send_message("chat", echo, text)
+        await fleet.all_came.wait()
+    stanzas = fleet.ledger.record.account("chat").delivered
+    answer = told(stanzas, cpu() - began, time.monotonic() - started_at, len(domains) / opened)
     await fleet.stop()
     return answer
 

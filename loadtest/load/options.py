@@ -70,9 +70,18 @@ def add_options(parser: Any) -> None:
     add("--report", default="", help="write FILE.html and FILE.json at the end")
     add("--progress", action="store_true", help="one line a second, and a summary at the end")
     add("--fail-if", nargs="*", default=[], help="exit with 1 if one holds: 'p99>50ms' 'lost>0'")
-    preset = chosen_preset(sys.argv[1:])
-    if preset:
-        parser.set_defaults(**read_preset(preset))
+    if preset := chosen_preset(sys.argv[1:]):
+        use_preset(parser, preset)
+
+
+def use_preset(parser: Any, name: str, file: Path = PRESETS) -> None:
+    """Make its values the defaults of a parser. Raises `OptionProblem`."""
+    known = {text: action.dest for action in parser._actions for text in action.option_strings}
+    for key, value in read_preset(name, file).items():
+        if f"--{key}" not in known:
+            raise OptionProblem(f"preset {name!r}: there is no option --{key}")
+        # As text, like on the command line: argparse converts it.
+        parser.set_defaults(**{known[f"--{key}"]: value if isinstance(value, bool) else str(value)})
 
 
 def chosen_preset(arguments: Sequence[str]) -> str:
@@ -83,12 +92,12 @@ def chosen_preset(arguments: Sequence[str]) -> str:
 
 
 def read_preset(name: str, file: Path = PRESETS) -> dict[str, Any]:
-    """The options of a preset, by their names in the parser. Raises `OptionProblem`."""
+    """The options of a preset by their names, as on the command line. Raises `OptionProblem`."""
     tables = tomllib.loads(file.read_text())
     if name not in tables:
         raise OptionProblem(f"no preset {name!r} in {file}; there are: {', '.join(sorted(tables))}")
     return {
-        key.replace("-", "_"): parse_mix_table(value) if isinstance(value, Mapping) else value
+        key: parse_mix_table(value) if isinstance(value, Mapping) else value
         for key, value in tables[name].items()
     }
 

@@ -38,6 +38,24 @@ def test_what_makes_no_sense_is_said_before_anything_starts(
     assert problem in answer.stderr
 
 
+_PRESET = """
+import sys
+sys.argv = ["locust", "--preset", "soak", "-r", "7"]
+import locust
+from loadtest import locustfile
+from locust.argument_parser import get_parser
+found = get_parser(default_config_files=[]).parse_args(sys.argv[1:])
+print(found.num_users, found.spawn_rate, found.run_time, found.rate)
+"""
+
+
+def test_a_preset_sets_options_of_locust_too() -> None:
+    scene = subprocess.run(
+        [sys.executable, "-P", "-c", _PRESET], capture_output=True, text=True, timeout=60
+    )
+    assert scene.stdout == "2000 7.0 600 0.25\n", scene.stderr
+
+
 _TABLES = """
 import locust, time
 from collections import deque

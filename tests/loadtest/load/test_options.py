@@ -55,11 +55,34 @@ def test_a_preset_is_found_anywhere_on_the_command_line() -> None:
     assert options.chosen_preset(["-u", "5"]) == ""
 
 
+def test_a_preset_gives_defaults_that_the_command_line_overrides() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("-u", "--users", type=int, dest="num_users")
+    parser.add_argument("-r", "--spawn-rate", type=float)
+    parser.add_argument("-t", "--run-time")
+    options.add_options(parser)
+    options.use_preset(parser, "soak")
+    found = parser.parse_args(["--rate", "9"])
+    assert (found.num_users, found.run_time, found.rate) == (2000, "10m", 9.0)
+    assert found.mix.startswith("Chat=70 ")
+    assert parser.parse_args(["-u", "3"]).num_users == 3
+
+
 def test_every_preset_has_options_that_exist() -> None:
-    ours = vars(parsed())
-    locusts = {"users", "spawn_rate", "run_time"}
+    parser = argparse.ArgumentParser()
+    for text in ("--users", "--spawn-rate", "--run-time"):
+        parser.add_argument(text)
+    options.add_options(parser)
     for name in tomllib.loads(options.PRESETS.read_text()):
-        assert set(options.read_preset(name)) <= set(ours) | locusts, name
+        options.use_preset(parser, name)
+
+
+def test_an_option_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "presets.toml"
+    file.write_text("[one]\nspeed = 5\n")
+    parser = argparse.ArgumentParser()
+    with pytest.raises(OptionProblem, match="no option --speed"):
+        options.use_preset(parser, "one", file)
 
 
 def test_an_unknown_preset_names_those_there_are(tmp_path: Path) -> None:
