@@ -39,6 +39,8 @@ class Rig:
         # Every remote domain is the load process: the URL needs no DNS, the certificate is a
         # wildcard for all of them.
         self.gateway.configure('remote."*"', url=f"wss://{self.peers}{PATH}")
+        # Load and gateway share the cores: a worker that waits for one does not hang.
+        self.gateway.configure("gateway", hang_timeout=30.0)
         # All domains come from one address and have one owner here.
         self.gateway.configure(
             "limits",

@@ -53,7 +53,7 @@ def test_a_preset_sets_options_of_locust_too() -> None:
     scene = subprocess.run(
         [sys.executable, "-P", "-c", _PRESET], capture_output=True, text=True, timeout=60
     )
-    assert scene.stdout == "2000 7.0 600 0.25\n", scene.stderr
+    assert scene.stdout == "2000 7.0 600 0.125\n", scene.stderr
 
 
 _TABLES = """
