@@ -102,10 +102,10 @@ class ModelWebSocket:
         if not self._is_closing:
             self.end.send(("ping", payload))
 
-    def close(self) -> None:
+    def close(self, code: int = 1000) -> None:
         if not self._is_closing:
             self._is_closing = True
-            self.end.send(("close", 1000))
+            self.end.send(("close", code))
             self.end.set_reading(True)
             self.end.process.call_later(2.0, self._over, 1006, "no answer")
 

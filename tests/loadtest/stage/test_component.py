@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from loadtest.stage import component as component_module
 from loadtest.stage.component import Component
 from loadtest.stage.processes import StageError, eventually
 
@@ -15,6 +14,7 @@ class FakeServer:
     """Accepts XEP-0114 streams; `greeting` follows the handshake's answer in the same write."""
 
     def __init__(self) -> None:
+        self.port = 0
         self.greeting = b""
         self.writers: list[asyncio.StreamWriter] = []
 
@@ -32,10 +32,10 @@ class FakeServer:
 
 
 @pytest.fixture
-async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeServer]:
+async def server() -> AsyncIterator[FakeServer]:
     fake = FakeServer()
     listener = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
-    monkeypatch.setattr(component_module, "COMPONENT_PORT", listener.sockets[0].getsockname()[1])
+    fake.port = listener.sockets[0].getsockname()[1]
     yield fake
     listener.close()
     for writer in fake.writers:
@@ -45,7 +45,7 @@ async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeServer]:
 async def test_what_follows_the_handshake_is_not_lost(server: FakeServer) -> None:
     server.greeting = b"<message/>"
     got: list[bytes] = []
-    component = Component("c.example", "127.0.0.1", "secret", got.append)
+    component = Component("c.example", "127.0.0.1", "secret", got.append, port=server.port)
     await component.connect()
     assert component.is_open
     assert got == [b"<message/>"]
@@ -56,7 +56,7 @@ async def test_what_follows_the_handshake_is_not_lost(server: FakeServer) -> Non
 
 
 async def test_a_wrong_secret_is_told(server: FakeServer) -> None:
-    component = Component("c.example", "127.0.0.1", "wrong", lambda data: None)
+    component = Component("c.example", "127.0.0.1", "wrong", lambda data: None, port=server.port)
     with pytest.raises(StageError, match="not-authorized"):
         await component.connect(within=0.5)
     component.close()
@@ -65,7 +65,12 @@ async def test_a_wrong_secret_is_told(server: FakeServer) -> None:
 async def test_a_lost_connection_is_told_and_can_be_made_again(server: FakeServer) -> None:
     lost: list[bool] = []
     component = Component(
-        "c.example", "127.0.0.1", "secret", lambda data: None, lambda: lost.append(True)
+        "c.example",
+        "127.0.0.1",
+        "secret",
+        lambda data: None,
+        lambda: lost.append(True),
+        port=server.port,
     )
     await component.connect()
     server.writers[0].close()
