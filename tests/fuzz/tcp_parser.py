@@ -9,6 +9,7 @@ SEEDS = [
     b"<iq" + ADDRESSES + b" type='get'><p:a p:b='1'><![CDATA[<x>]]></p:a></iq></stream:stream>",
     b"<presence" + ADDRESSES + b"/><db:result from='a.example' to='b.example'>key</db:result>",
     b"<message" + ADDRESSES + b"><a xmlns='a b' b='&lt;&#10;&quot;'>\xd0\xb6&amp;</a></message>",
+    b"<message" + ADDRESSES + b"><![CDATA[a\0b]]></message>" + MESSAGE,
     b"<message" + ADDRESSES + b"><!-- c --><?d e?><!DOCTYPE f>&g;</message>",
     b"<message" + ADDRESSES + b"><a xmlns='jabber:server}message'/><b xmlns:c=''/></message>",
 ]

@@ -294,6 +294,8 @@ class StreamParser:
             parser.feed(data)
         except etree.XMLSyntaxError:
             failure = unreadable(self._remembered + data)
+        if b"\0" in data:  # no XML; inside CDATA it stalls libxml2 without an error
+            failure = failure or RemoteProtocolError(NOT_WELL_FORMED)
         self._remembered = (self._remembered + data[-_REMEMBERED:])[-_REMEMBERED:]
         ended = elements(parser)
         children = list(root)

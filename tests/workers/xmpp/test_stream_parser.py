@@ -351,3 +351,10 @@ def test_any_bytes_give_elements_or_an_error(data: bytes, opened_before: bool) -
     parser = opened() if opened_before else StreamParser(LIMITS)
     for item in parser.feed(data)[:-1]:
         assert not isinstance(item, RemoteProtocolError)
+
+
+def test_a_nul_in_cdata_does_not_stall() -> None:
+    """libxml2 reads no further and says nothing."""
+    data = GOOD + GOOD.replace(b"hi", b"<![CDATA[\0]]>") + GOOD
+    stanza, error = outcome(data)
+    assert stanza[0] == "message" and error is StreamCondition.NOT_WELL_FORMED
