@@ -127,13 +127,24 @@ class Judge:
         self.lang = written.encode()
 
     def take_bytes(self, data: bytes) -> None:
-        """Count what a stranger has us read, before libxml2 reads it. Raises policy-violation."""
+        """Count what a stranger has us read, before libxml2 reads it. Raises policy-violation.
+
+        For names that are too many because a document type declares them: restricted-xml.
+        """
         self._strange_bytes += len(data)
         if self._strange_bytes > _STRANGERS_FACTOR * self._limits.preauth_bytes:
             raise RemoteProtocolError(
                 StreamCondition.POLICY_VIOLATION, "too much before authentication"
             )
-        self._vocabulary.take(data)
+        try:
+            self._vocabulary.take(data)
+        except RemoteProtocolError as exc:
+            if DTD.search(data):
+                exc.condition, exc.text = (
+                    StreamCondition.RESTRICTED_XML,
+                    "document type declaration",
+                )
+            raise
 
     def take_elements(self, count: int) -> None:
         """Count what a stranger has us handle. Raises policy-violation."""

@@ -124,3 +124,10 @@ def test_nobody_is_bounded_once_he_is_known() -> None:
     assert (
         condition(parser.parse([stanza % fresh("<#/>", 500)])) is StreamCondition.POLICY_VIOLATION
     )
+
+
+def test_a_document_type_is_called_by_its_name() -> None:
+    entities = b"".join(b"<!ENTITY e%d 'x'>" % number for number in range(80))
+    data = b"<!DOCTYPE a [" + entities + b"]><a/>"
+    assert condition(MessageParser(Limits()).parse([data])) is StreamCondition.RESTRICTED_XML
+    assert condition(StreamParser(Limits()).feed(data)) is StreamCondition.RESTRICTED_XML
