@@ -1,6 +1,7 @@
 """The same stanzas between external components (XEP-0114) of two servers: sent and counted here."""
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from loadtest.stage.component import Component
 from loadtest.stage.stage import PASSWORD
 
 BATCH = 64
+_ERROR = re.compile(rb" type=.error")
 WINDOW = 2000
 """Stanzas under way, at most: more would only wait inside a server."""
 
@@ -36,12 +38,13 @@ class Crossings:
 
     def __init__(self, sender: tuple[str, str], target: tuple[str, str]) -> None:
         """Each (domain, address of its server)."""
-        self._sender = Component(*sender, PASSWORD, lambda data: None)
+        self._sender = Component(*sender, PASSWORD, self._on_return)
         self._target = Component(*target, PASSWORD, self._on_data)
         self._tail = b""
         self._tally = Tally(0)
         self._packets: list[bytes] = []
         self._sent = 0
+        self._errors = 0
 
     async def connect(self) -> None:
         await asyncio.gather(self._sender.connect(), self._target.connect())
@@ -55,7 +58,7 @@ class Crossings:
         messages = [encode(self._sender.domain, self._target.domain, n) for n in range(count)]
         self._packets = [in_stream(messages[at : at + BATCH]) for at in range(0, count, BATCH)]
         self._packets.reverse()
-        self._tally, self._sent = Tally(count), 0
+        self._tally, self._sent, self._errors = Tally(count), 0, 0
         before = _spent(processes)
         begun = time.monotonic()
         self._fill()
@@ -63,13 +66,17 @@ class Crossings:
             await asyncio.wait_for(self._tally.completed.wait(), 60)
         except TimeoutError:
             raise LedgerWrong(
-                f"{self._tally.arrived:,} of {count:,} arrived at {self._target.domain}"
+                f"{self._sent:,} of {count:,} sent, {self._tally.arrived:,} arrived at "
+                f"{self._target.domain}, {self._errors:,} came back as errors"
             ) from None
         seconds = max(self._tally.times) - begun
         after = _spent(processes)
         if self._tally.doubled or self._tally.strange:
             raise LedgerWrong(f"{self._tally.doubled} doubled at {self._target.domain}")
         return Crossing(count, seconds, {name: after[name] - before[name] for name in after})
+
+    def _on_return(self, data: bytes) -> None:
+        self._errors += len(_ERROR.findall(data))
 
     def _on_data(self, data: bytes) -> None:
         data = self._tail + data

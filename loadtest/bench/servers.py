@@ -2,12 +2,15 @@
 
 import statistics
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 from loadtest.bench.components import Crossing, Crossings
+from loadtest.bench.flood import LedgerWrong, compare
 from loadtest.bench.machine import TICK
 from loadtest.bench.pair import Kind, Pair
 from loadtest.bench.row import Row, median_of
 from loadtest.bench.run import PER_CPU_SECOND, Run
+from loadtest.stage.gateway import Gateway
 from loadtest.stage.stage import CAPULET, MONTAGUE, Stage
 
 COUNT = 15_000
@@ -45,8 +48,11 @@ async def servers(run: Run) -> AsyncIterator[Row]:
         processes = await _processes(stage)
         prosody = f"load1.{CAPULET}", stage.capulet.address
         ejabberd = f"load1.{MONTAGUE}", stage.montague.address
-        out = await _crossings(run, "Prosody → ejabberd", prosody, ejabberd, processes)
-        back = await _crossings(run, "ejabberd → Prosody", ejabberd, prosody, processes)
+        first, second = stage.gateways
+        async with checked(first, second, run):
+            out = await _crossings(run, "Prosody → ejabberd", prosody, ejabberd, processes)
+        async with checked(second, first, run):
+            back = await _crossings(run, "ejabberd → Prosody", ejabberd, prosody, processes)
     to_ejabberd = _through(
         "Prosody → 2 fedgates → ejabberd", out, direct["prosody"], direct["ejabberd"]
     )
@@ -55,6 +61,20 @@ async def servers(run: Run) -> AsyncIterator[Row]:
     )
     for row in (*to_ejabberd, *to_prosody):
         yield row
+
+
+@asynccontextmanager
+async def checked(first: Gateway, second: Gateway, run: Run) -> AsyncIterator[None]:
+    """What crosses two gateways meanwhile is in the ledgers of both. Raises `LedgerWrong`."""
+    before = await first.wait_settled(), await second.wait_settled()
+    try:
+        yield
+    except LedgerWrong as exc:
+        raise LedgerWrong(f"{exc}; {await first.ledger()}, {await second.ledger()}") from None
+    after = await first.wait_settled(), await second.wait_settled()
+    count = WARM_UP + run.repeats * min(COUNT, run.stanzas)
+    for side, old, new in zip(("outbound", "inbound"), before, after, strict=True):
+        compare(old[side], new[side], count)
 
 
 def _through(
