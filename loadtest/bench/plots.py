@@ -11,7 +11,8 @@ from matplotlib import pyplot
 
 from loadtest.bench.row import Row
 
-_LABELS = {"sessions": "sessions that carry stanzas", "sizes": "bytes of a stanza"}
+_SIZE = "bytes of a stanza"
+_LABELS = {"sessions": "sessions that carry stanzas", "sizes": _SIZE}
 
 
 def write_plots(folder: Path, rows: Sequence[Row], machine: str) -> list[Path]:
@@ -37,7 +38,10 @@ def _plot(path: Path, rows: Sequence[Row], label: str, machine: str) -> None:
         x = [row.x or 0 for row in own]
         axes.errorbar(x, middle, yerr=[below, above], marker="o", capsize=3, label=series)
     axes.set_xscale("log")
-    axes.set_yscale("log")
+    if label == _SIZE:  # the cost grows with it, not so with sessions
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
     axes.set_xlabel(label)
     axes.set_ylabel("µs of a worker's CPU per stanza: least, median, most")
     axes.grid(visible=True, which="both", alpha=0.3)

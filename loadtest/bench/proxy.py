@@ -5,22 +5,19 @@ stanza passes two; it is compared with the way out of one gateway and the way in
 the generators and the proxies there is no TLS: xmpp-proxy speaks plain to its server.
 """
 
-import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from loadtest.bench.flood import Flood, Flow, flood
 from loadtest.bench.generator import Generator
+from loadtest.bench.ground import Ground
 from loadtest.bench.rig import LOCAL, REMOTE, Rig
 from loadtest.bench.row import Row, median_of
 from loadtest.bench.run import PER_CPU_SECOND, Run, repeated, warm_up
-from loadtest.stage.addresses import S2S_PORT, WEBSOCKET_PORT, Addresses
-from loadtest.stage.authority import KeyPair, TestAuthority
-from loadtest.stage.dns import StageDns
+from loadtest.stage.addresses import S2S_PORT, WEBSOCKET_PORT
+from loadtest.stage.authority import KeyPair
 from loadtest.stage.gateway import to_toml
 from loadtest.stage.processes import StageProcess
 from loadtest.stage.website import Website, host_meta
@@ -28,7 +25,7 @@ from loadtest.stage.website import Website, host_meta
 VARIABLE = "XMPP_PROXY_BIN"
 OUTGOING_PORT = 15270
 _HOST = f"xp.{REMOTE}"
-_DNS, _LOCAL, _REMOTE, _WEBSITE, _DIALLING, _ACCEPTING = 1, 11, 12, 13, 21, 22
+_LOCAL, _REMOTE, _WEBSITE, _DIALLING, _ACCEPTING = 11, 12, 13, 21, 22
 # It asks the system's resolvers: for it alone these are the stage's.
 _WITH_RESOLVER = 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
 
@@ -66,16 +63,13 @@ async def _fedgate(rig: Rig, run: Run, *, inbound: bool) -> float:
     return sorted(each.microseconds for each in floods)[len(floods) // 2]
 
 
-class ProxyRig:
-    """Two xmpp-proxies between two generators; use as `async with ProxyRig(binary) as rig:`."""
+class ProxyRig(Ground):
+    """Two xmpp-proxies between two generators: `async with ProxyRig(binary) as rig:`."""
 
     def __init__(self, binary: Path) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="fedgate-bench-", dir="/tmp"))
-        self._addresses = Addresses()
-        of = self._addresses.of
-        self._dns = StageDns(of(_DNS))
-        self._authority = TestAuthority(self._directory / "ca")
-        local, remote = self._authority.issue(LOCAL), self._authority.issue(REMOTE, _HOST)
+        super().__init__()
+        of = self.addresses.of
+        local, remote = self.authority.issue(LOCAL), self.authority.issue(REMOTE, _HOST)
         self._website = Website(
             of(_WEBSITE), remote, host_meta(f"wss://{_HOST}/", of(_ACCEPTING), _HOST, ttl=3600)
         )
@@ -92,22 +86,10 @@ class ProxyRig:
             s2s_target=f"{of(_REMOTE)}:{S2S_PORT}",
         )
 
-    async def __aenter__(self) -> "ProxyRig":
-        try:
-            await self._start()
-        except BaseException:
-            await self.stop()
-            raise
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.stop()
-
     async def _start(self) -> None:
-        of = self._addresses.of
-        self._dns.start()
-        self._dns.set(REMOTE, "A", of(_WEBSITE))
-        self._dns.set(_HOST, "A", of(_ACCEPTING))
+        of = self.addresses.of
+        self.dns.set(REMOTE, "A", of(_WEBSITE))
+        self.dns.set(_HOST, "A", of(_ACCEPTING))
         await self._website.start()
         for generator in (self._local, self._remote):
             await generator.start()
@@ -117,21 +99,16 @@ class ProxyRig:
         await self._accepting.wait_for_port(of(_ACCEPTING), WEBSOCKET_PORT)
         await self._dialling.wait_for_port(of(_DIALLING), OUTGOING_PORT)
 
-    async def stop(self) -> None:
-        """End every process and remove the directory."""
+    async def _stop(self) -> None:
         for process in (self._dialling, self._accepting):
             await process.stop(within=2)
         for generator in (self._local, self._remote):
             await generator.stop()
         await self._website.stop()
-        self._dns.stop()
-        self._addresses.release()
-        with contextlib.suppress(OSError):
-            shutil.rmtree(self._directory)
 
     async def open(self) -> None:
         """Open the stream from one generator through both to the other one."""
-        address = self._addresses.of(_DIALLING)
+        address = self.addresses.of(_DIALLING)
         pairs = [(LOCAL, REMOTE)]
         await self._local.ask("connect_tcp", address=address, port=OUTGOING_PORT, pairs=pairs)
 
@@ -153,15 +130,15 @@ class ProxyRig:
         return {}
 
     def _generator(self, name: str, domain: str, identity: KeyPair) -> Generator:
-        log = self._directory / f"{domain}.log"
+        log = self.directory / f"{domain}.log"
         return Generator(name, identity, [domain], log, tls=False)
 
     def _proxy(
         self, binary: Path, name: str, identity: KeyPair, **keys: str | list[str]
     ) -> StageProcess:
-        resolver = self._directory / "resolv.conf"
-        resolver.write_text(f"nameserver {self._dns.address}\n")
-        config = self._directory / f"{name}.toml"
+        resolver = self.directory / "resolv.conf"
+        resolver.write_text(f"nameserver {self.dns.address}\n")
+        config = self.directory / f"{name}.toml"
         # All its keys are at the top, above any table.
         everything = {
             "log_level": "error",
@@ -176,6 +153,6 @@ class ProxyRig:
                 *("unshare", "--mount", "sh", "-c", _WITH_RESOLVER, "sh", str(resolver)),
                 *(str(binary), str(config)),
             ],
-            self._directory / f"{name}.log",
-            environment={"SSL_CERT_FILE": str(self._authority.bundle)},
+            self.directory / f"{name}.log",
+            environment={"SSL_CERT_FILE": str(self.authority.bundle)},
         )

@@ -6,23 +6,17 @@ the other does, so that the same stanzas can go between them without a gateway.
 """
 
 import asyncio
-import contextlib
-import shutil
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from loadtest.bench.generator import Generator
+from loadtest.bench.ground import Ground
 from loadtest.bench.machine import cpu_seconds
 from loadtest.stage.addresses import (
     DNS_PORT,
     LOCAL_PORT,
     S2S_PORT,
     WEBSOCKET_PORT,
-    Addresses,
 )
-from loadtest.stage.authority import TestAuthority
-from loadtest.stage.dns import StageDns
 from loadtest.stage.gateway import Gateway
 from loadtest.stage.processes import StageError
 
@@ -38,7 +32,7 @@ _LIMITS = {
     "connections_per_address": 100_000,
     "handshakes_per_address": 1_000_000,
 }
-_DNS, _LOCAL, _REMOTE, _GATEWAY = 1, 11, 12, 21
+_LOCAL, _REMOTE, _GATEWAY = 11, 12, 21
 
 
 def pairs(count: int, *, inbound: bool, first: int = 0) -> list[tuple[str, str]]:
@@ -50,16 +44,12 @@ def pairs(count: int, *, inbound: bool, first: int = 0) -> list[tuple[str, str]]
     return [(remote, LOCAL) if inbound else (LOCAL, remote) for remote in remotes]
 
 
-class Rig:
-    """Use as `async with Rig() as rig:`. `manages`: the local server has XEP-0198."""
+class Rig(Ground):
+    """`async with Rig() as rig:`. `manages`: the local server has XEP-0198."""
 
     def __init__(self, *, workers: int = 1, manages: bool = True) -> None:
-        # Not below TMPDIR: the path of a unix socket has at most 107 characters.
-        self.directory = Path(tempfile.mkdtemp(prefix="fedgate-bench-", dir="/tmp"))
-        self.directory.chmod(0o755)
-        self.addresses = Addresses()
-        self.dns = StageDns(self.addresses.of(_DNS))
-        self.authority = authority = TestAuthority(self.directory / "ca")
+        super().__init__()
+        authority = self.authority
         self.local_address = self.addresses.of(_LOCAL)
         self.remote_address = self.addresses.of(_REMOTE)
         self.local = Generator(
@@ -91,19 +81,7 @@ class Rig:
         self.gateway.configure("limits", **_LIMITS)
         self.gateway.configure('remote."*"', url=f"wss://{_REMOTE_HOST}/xmpp-s2s")
 
-    async def __aenter__(self) -> "Rig":
-        try:
-            await self._start()
-        except BaseException:
-            await self.stop()
-            raise
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.stop()
-
     async def _start(self) -> None:
-        self.dns.start()
         self.dns.set(_REMOTE_HOST, "A", self.remote_address)
         for generator, address in (
             (self.local, self.local_address),
@@ -116,15 +94,10 @@ class Rig:
         await self.gateway.attach_files("prosody")
         await self.gateway.start()
 
-    async def stop(self) -> None:
-        """End every process and remove the directory."""
+    async def _stop(self) -> None:
         await self.gateway.stop()
         for generator in (self.local, self.remote):
             await generator.stop()
-        self.dns.stop()
-        self.addresses.release()
-        with contextlib.suppress(OSError):
-            shutil.rmtree(self.directory)
 
     def ends(self, *, inbound: bool) -> tuple[Generator, Generator]:
         """(who sends, who receives)."""
