@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Callable
+from typing import cast
 
 from loadtest.stage.addresses import COMPONENT_PORT
 from loadtest.stage.processes import StageError
@@ -30,14 +31,14 @@ class Component(asyncio.Protocol):
         secret: str,
         on_data: Callable[[bytes], None],
         on_lost: Callable[[], None] = lambda: None,
-        port: int = COMPONENT_PORT,
+        port: int | None = None,
     ) -> None:
         self.domain = domain
         self.is_open = False
         self.is_blocked = False
         """The server does not read: write nothing now."""
         self._address = address
-        self._port = port
+        self._port = COMPONENT_PORT if port is None else port
         self._secret = secret
         self._on_data = on_data
         self._on_lost = on_lost
@@ -79,11 +80,10 @@ class Component(asyncio.Protocol):
         await self._ready
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is not one
         self.is_blocked = False
-        transport.set_write_buffer_limits(high=_HIGH_WATER)
-        transport.write(
+        self._transport.set_write_buffer_limits(high=_HIGH_WATER)
+        self._transport.write(
             b"<stream:stream xmlns='jabber:component:accept' "
             b"xmlns:stream='http://etherx.jabber.org/streams' to='%b'>" % self.domain.encode()
         )
