@@ -44,3 +44,8 @@ def test_the_local_server_may_differ_by_domain() -> None:
     assert local.server_for("a.example") == "127.0.0.1:1"
     assert local.server_for("b.example") == "127.0.0.1:2"
     assert Local(server="127.0.0.1:3").server_for("b.example") == "127.0.0.1:3"
+
+
+def test_dialback_is_of_use_with_a_certificate_or_without() -> None:
+    assert Remote().dialback and Remote(auth=("dialback-with-cert",)).dialback
+    assert not Remote(auth=("external",)).dialback

@@ -76,6 +76,7 @@ class EndpointCheck:
         self._secret = secret
         self._say = say
         self._failure: StepFailed | None = None
+        self._refused: list[x509.Certificate] = []
         self._saw_tls = False
 
     async def run(self, addresses: list[str]) -> None:
@@ -85,9 +86,9 @@ class EndpointCheck:
         try:
             session = await self._check_handshakes(watcher, address)
         except StepFailed as exc:
-            if exc.step != "certificate" or not await self._judge.learn(self._remote):
+            if not await self._judge.is_published(self._refused, self._remote):
                 raise
-            self._say("posh", f"{exc.reason}; but {self._remote} publishes what may vouch for it")
+            self._say("posh", f"{exc.reason}; but {self._remote} publishes this certificate")
             session = await self._check_handshakes(watcher, address)
         try:
             await self._check_stream(session, watcher)
@@ -165,6 +166,7 @@ class EndpointCheck:
             proof = self._judge.judge(chain, self._remote, hosts=hosts, pins=self._pins)
         except CertificateRejected as exc:
             hint = "the remote operator must renew or complete it; or set trust for this domain"
+            self._refused = chain
             self._failure = StepFailed("certificate", exc.reason, hint)
             raise WebSocketFailed(exc.reason) from None
         self._say("certificate", _describe(proof, chain[0]))

@@ -93,16 +93,21 @@ class Judge:
             if not may_prove(chain):
                 raise
         found, _ = await asyncio.gather(
-            self._discovery.find(domain, asker=asker), self.learn(domain, asker=asker)
+            self._discovery.find(domain, asker=asker), self._posh.learn(domain, asker=asker)
         )
         return self.judge(chain, domain, hosts=found.delegated_hosts, pins=found.fresh_pins)
 
-    async def learn(self, domain: str, *, asker: str = "") -> bool:
-        """Ask the domain for its POSH document, if it is time to.
+    async def is_published(
+        self, chain: Sequence[x509.Certificate], domain: str, *, asker: str = ""
+    ) -> bool:
+        """Whether the domain vouches by POSH for a certificate that was refused.
 
-        True if `judge` may say otherwise now. Never raises; takes up to about `discovery.timeout`.
+        Asks it if it is time to. Never raises; takes up to about `discovery.timeout`.
         """
-        return await self._posh.learn(domain, asker=asker)
+        if not may_prove(chain):
+            return False
+        await self._posh.learn(domain, asker=asker)
+        return self._posh.matches(domain, chain[0])
 
     async def close(self) -> None:
         """Stop what is under way."""

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 # domain.
 MAX_STRANGERS_QUESTIONS = 4
 MAX_QUESTIONS = 16
+_WITH_CERTIFICATE = {"external", "dialback-with-cert"}
 
 
 class JudgedSource(InboundSource):
@@ -81,8 +82,8 @@ class JudgedSource(InboundSource):
 
     async def _prove(self, domain: str) -> tuple[Proof | None, str]:
         """What its certificate proves the domain by, or why it does not (XEP-0178 §3 (9))."""
-        if self._listener.config.remote_for(domain).auth == ("dialback",):
-            return None, ""  # nobody asks
+        if not _WITH_CERTIFICATE & set(self._listener.config.remote_for(domain).auth):
+            return None, ""  # nobody asks for one
         try:
             chain = self.session.peer_chain()
             proof = await self._listener.judge.ask(chain, domain, asker=self._asker)

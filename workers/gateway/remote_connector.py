@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from cryptography import x509
+
 from coordinator.address import Address
 from coordinator.config import Config
 from coordinator.domains import InvalidDomain, normalise_domain
@@ -163,8 +165,9 @@ class RemoteConnector:
         negotiation = Negotiation(wanted.owner)
         try:
             session = await self._upgrade(wanted, target, sock, seconds, negotiation)
-        except _CertificateRefused:
-            if not await self._judge.learn(wanted.found.domain, asker=wanted.asker):
+        except _CertificateRefused as exc:
+            domain, asker = wanted.found.domain, wanted.asker
+            if not await self._judge.is_published(exc.chain, domain, asker=asker):
                 raise
             again = (address, target.port)
             session = await self._upgrade(wanted, target, again, seconds, negotiation)
@@ -201,8 +204,9 @@ class RemoteConnector:
                 timeout=seconds,
             )
         except WebSocketFailed as exc:
-            kind = _CertificateRefused if verdict.is_refused else HopFailed
-            raise kind(str(exc), resolved=True) from None
+            if verdict.refused:
+                raise _CertificateRefused(str(exc), verdict.refused) from None
+            raise HopFailed(str(exc), resolved=True) from None
         session.attach(websocket)
         Expiry(session).end_by(verdict.not_after)
         return session
@@ -256,12 +260,16 @@ class _Wanted:
 class _CertificateRefused(HopFailed):
     """The server's certificate does not prove the domain, as far as is known."""
 
+    def __init__(self, reason: str, chain: list[x509.Certificate]) -> None:
+        super().__init__(reason, resolved=True)
+        self.chain = chain
+
 
 class _Verdict:
     """What becomes of one server's certificate, judged between TLS and the upgrade."""
 
     def __init__(self, judge: Judge, found: Discovered, target: Target) -> None:
-        self.is_refused = False
+        self.refused: list[x509.Certificate] = []
         self.not_after = math.inf
         self._judge = judge
         self._found = found
@@ -270,13 +278,11 @@ class _Verdict:
     def verify(self, channel: Channel) -> None:
         """XEP-0156 §2.2: it must be for the domain or the host it was sent to."""
         hosts = {name for name in (self._target.host, self._target.sni) if _is_domain(name)}
-        found = self._found
+        found, chain = self._found, channel.peer_chain()
         try:
-            proof = self._judge.judge(
-                channel.peer_chain(), found.domain, hosts=hosts, pins=found.fresh_pins
-            )
+            proof = self._judge.judge(chain, found.domain, hosts=hosts, pins=found.fresh_pins)
         except CertificateRejected as exc:
-            self.is_refused = True
+            self.refused = chain
             raise WebSocketFailed(f"certificate: {exc.reason}") from None
         self.not_after = proof.not_after
 

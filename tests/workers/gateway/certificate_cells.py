@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
 from tests.workers.gateway.x509_matrix import (
@@ -103,11 +103,6 @@ class Matrix:
                 "weak-rsa",
                 self.leaf(key=rsa.generate_private_key(65537, 1024)),
                 "the certificate has an RSA key of less than 2048 bits",
-            ),
-            Cell(
-                "weak-elliptic",
-                self.leaf(key=ec.generate_private_key(ec.SECP192R1())),
-                "the certificate has an elliptic key of less than 224 bits",
             ),
             Cell("critical", self.leaf(critical=[unknown]), "critical extension that nobody knows"),
             Cell(

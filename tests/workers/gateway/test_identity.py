@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.verification import Store
 from hypothesis import given
@@ -124,6 +125,13 @@ def _reason(cell):
 def test_no_certificate_is_said_to_be_none(authority):
     with pytest.raises(CertificateRejected, match="no certificate was presented"):
         verify_chain([], authority.trust, AT)
+
+
+def test_a_weak_elliptic_key_proves_nothing(authority):
+    """Not in the matrix: TLS has no use for it."""
+    leaf = authority.issue(dns("a.example"), key=ec.generate_private_key(ec.SECP192R1()))
+    with pytest.raises(CertificateRejected, match="an elliptic key of less than 224 bits"):
+        verify_chain(leaf.chain, authority.trust, AT)
 
 
 def test_a_chain_is_good_until_the_first_of_it_lapses(authority):

@@ -126,7 +126,9 @@ async def test_nobody_can_vouch_for_a_certificate_that_has_expired(scene: JudgeS
     for leaf, reason in ((past, "expired on"), (future, "is not valid before")):
         scene.publish(leaf)
         scene.vouch_for(leaf)
-        await scene.judge.learn(A)
+        await scene.judge._posh.learn(A)
+        assert scene.judge._posh.matches(A, leaf.chain[0]) or leaf is future
+        assert not await scene.judge.is_published(leaf.chain, A)
         assert reason in await scene.refusal(leaf)
         with pytest.raises(CertificateRejected):
             scene.judge.judge(leaf.chain, A, pins={spki_sha256(leaf.chain[0])})
@@ -135,7 +137,8 @@ async def test_nobody_can_vouch_for_a_certificate_that_has_expired(scene: JudgeS
 async def test_nor_for_a_weak_key(scene: JudgeScene) -> None:
     leaf = self_signed(A, key=rsa.generate_private_key(65537, 1024))
     scene.vouch_for(leaf)
-    await scene.judge.learn(A)
+    await scene.judge._posh.learn(A)
+    assert scene.judge._posh.matches(A, leaf.chain[0])
     assert "self-signed" in await scene.refusal(leaf)
 
 
