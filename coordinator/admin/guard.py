@@ -6,10 +6,13 @@ rebinding).
 """
 
 import ipaddress
+import re
 from collections.abc import Collection
-from urllib.parse import urlsplit
 
 from aiohttp import web
+
+# Strictly: what is behind the port is overlooked by other parsers.
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:\[\]/@]+))(?::[0-9]{1,5})?")
 
 
 def why_refused(request: web.BaseRequest, names: Collection[str]) -> str | None:
@@ -31,12 +34,10 @@ def why_refused(request: web.BaseRequest, names: Collection[str]) -> str | None:
 
 def _is_ours(host: str, names: Collection[str]) -> bool:
     """An address cannot be rebound: only a name can lead elsewhere first and then here."""
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:
+    found = _HOST.fullmatch(host.lower())
+    if found is None:
         return False
-    if not name or "@" in host or "/" in host:
-        return False
+    name = found[1] or found[2]
     try:
         ipaddress.ip_address(name)
     except ValueError:

@@ -34,6 +34,7 @@ def test_addresses_and_own_names_are_served(host: str) -> None:
             "",
             "127.0.0.1.evil.example",
         ),
+        *("127.0.0.1:5290.evil.example", "localhost:1:2", "[::1]x", "127.0.0.1:", "localhost\n"),
         *("[::1", "a@localhost", "localhost/", "gw1.internal."),
     ],
 )
