@@ -24,7 +24,7 @@ from workers.gateway.hostmeta import InvalidHostMeta, Target, parse_url
 from workers.gateway.identity import CertificateRejected
 from workers.gateway.judge import Judge
 from workers.gateway.negotiation import Negotiation, SeeOtherUri
-from workers.gateway.racing import NotConnected, connect_any
+from workers.gateway.racing import STAGGER, NotConnected, connect_any
 from workers.gateway.session import SessionOwner, WebSocketSession
 from workers.gateway.tls import OwnCertificates, client_context
 from workers.gateway.websocket_handshake import WebSocketFailed, connect
@@ -147,7 +147,9 @@ class RemoteConnector:
         reasons = []
         while left:
             try:
-                address, sock = await connect_any(left, target.port, timeout=seconds * len(left))
+                address, sock = await connect_any(
+                    left, target.port, timeout=seconds + STAGGER * len(left)
+                )
             except NotConnected as exc:
                 where = f"{' and '.join(left)} port {target.port}"
                 reasons.append(f"cannot connect to {where}: {exc.reason}")
