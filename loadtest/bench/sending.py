@@ -42,7 +42,7 @@ class Load:
     def __init__(self, packets: list[Packet], *, rate: float, window: int) -> None:
         self.count = sum(packet.count for packet in packets)
         self.sent_at = array("d", bytes(8 * self.count))
-        """When each stanza was due: later than that it was held back by its link."""
+        """When each stanza was due, with a `rate`; its link may have held it back since."""
         self._rate = rate
         self._window = window
         self._queues: dict[Link, deque[Packet]] = {}
@@ -95,12 +95,7 @@ class Load:
             if link.manages and outstanding and outstanding + packet.count > self._window:
                 return
             queue.popleft()
-            if not self._rate:
-                self._stamp(packet)
             link.write(packet.data, packet.count)
-
-    def _stamp(self, packet: Packet) -> None:
-        self.sent_at[packet.first] = time.monotonic()
 
     def _check(self) -> None:
         """Done when nothing is left to write and every link with XEP-0198 has all acknowledged."""
