@@ -8,6 +8,7 @@ from typing import IO
 
 # Stages of other processes (a demo left running, a second test run) hold other slots.
 _SLOTS = range(10, 250)
+_LISTENING = "0A"  # TCP_LISTEN in the kernel's tables
 
 C2S_PORT = 5222
 S2S_PORT = 5269
@@ -40,6 +41,17 @@ class Addresses:
         self._lock.close()
 
 
+def _has_listeners(slot: int) -> bool:
+    """Whether processes of a stage that was killed still listen on addresses of the slot."""
+    begins = f"{slot:02X}7F:"
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        local, _, state = line.split()[1:4]
+        # Hexadecimal, in the order of this machine: 127.10.21.1 port 443 is 01150A7F:01BB.
+        if state == _LISTENING and local[4:9] == begins:
+            return True
+    return False
+
+
 def _reserve(lock_dir: Path) -> tuple[IO[str], int]:
     for slot in _SLOTS:
         path = lock_dir / f"fedgate-stage-{slot}.lock"
@@ -48,6 +60,9 @@ def _reserve(lock_dir: Path) -> tuple[IO[str], int]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            lock.close()
+            continue
+        if _has_listeners(slot):
             lock.close()
             continue
         return lock, slot
