@@ -16,7 +16,7 @@ def test_two_stages_have_different_slots() -> None:
 def test_a_slot_in_which_somebody_listens_is_passed_over() -> None:
     killed = Addresses()
     with socket.socket() as survivor:
-        survivor.bind((killed.of(21), 5271))
+        survivor.bind((killed.of(21), 0))
         survivor.listen()
         killed.release()
         following = Addresses()
