@@ -196,7 +196,10 @@ class PublicListener:
         session = WebSocketSession(stream, source, ping_interval=limits.ping_interval)
         session.attach(websocket)
         source.attach(session)
-        websocket.request = None  # 2.7 KiB that nobody needs any more
+        if websocket.request is not None:
+            # The library holds on to it: 2.3 KiB that nobody needs any more.
+            websocket.request.headers.clear()
+            websocket.request = None
         self.sources.add(source)
         session.start_timer()
         return session

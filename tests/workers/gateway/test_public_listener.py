@@ -83,6 +83,7 @@ async def test_the_request_is_not_kept_with_the_session(gateway: GatewayScene) -
     websocket = source.session.websocket
     assert isinstance(websocket, AcceptedWebSocket)
     assert websocket.request is None
+    assert len(websocket._server.parser.gi_frame.f_locals["request"].headers) == 0
 
 
 @on_quiet_loop
