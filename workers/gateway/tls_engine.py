@@ -142,11 +142,11 @@ class TLSEngine:
 
     def _collect(self) -> None:
         """Take what OpenSSL wants to have sent."""
-        bio, buffer = self._connection._from_ssl, _new_buffer(_chars, _SLICE)
-        while (size := lib.BIO_read(bio, buffer, _SLICE)) > 0:
+        bio = self._connection._from_ssl
+        if size := lib.BIO_get_mem_data(bio, ffi.NULL):
+            buffer = _new_buffer(_chars, size)
+            lib.BIO_read(bio, buffer, size)
             self._outgoing.append(ffi.unpack(buffer, size))
-            if size < _SLICE:
-                break
 
     def _shrink(self) -> None:
         """Begin with new memory BIOs after the handshake, whose messages were large: 4 KiB.
