@@ -151,13 +151,13 @@ class Link:
         kind = type(event)
         if kind is StanzasReceived:
             stanzas = event.stanzas  # type: ignore[union-attr]
-            session.mark_handled(len(stanzas))
+            session.stream.mark_handled(len(stanzas))
             self.owner.stanzas_received(self, stanzas)
         elif kind is Acknowledged:
             for _ in range(event.count):  # type: ignore[union-attr]
                 self._unacknowledged.popleft()
         elif kind is StanzaRefused:
-            session.mark_handled(1)
+            session.stream.mark_handled(1)
 
     def on_write_paused(self, session: Session) -> None:
         self._paused = True
