@@ -23,7 +23,7 @@ class Account:
     doubled: int = 0
     """Came twice without a mark. Not part of the sum."""
     replayed: int = 0
-    """Came late or twice and is marked so (XEP-0203). Not part of the sum."""
+    """Came late or twice and is marked so (XEP-0203), or a second result. Not part of the sum."""
     reordered: int = 0
     """Came after one that was sent later. Not part of the sum."""
     bounced: dict[str, int] = field(default_factory=dict)

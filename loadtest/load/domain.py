@@ -142,7 +142,9 @@ class RemoteDomain:
         elif id.startswith("s."):
             self._on_copy(stanza, id)
         else:
-            self.fleet.ledger.answered(id, is_marked=messages.is_marked(stanza))
+            self.fleet.ledger.answered(
+                id, is_marked=messages.is_marked(stanza), is_result=stanza.name == "iq"
+            )
 
     # Inside.
 

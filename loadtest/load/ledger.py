@@ -132,8 +132,13 @@ class Ledger:
                 self._posts.popitem(last=False)
         return id
 
-    def answered(self, id: str, *, is_marked: bool = False, error: str = "") -> None:
-        """A stanza came back: its answer, its echo, or the error `error`."""
+    def answered(
+        self, id: str, *, is_marked: bool = False, is_result: bool = False, error: str = ""
+    ) -> None:
+        """A stanza came back: its answer, its echo, or the error `error`.
+
+        The result of an iq cannot be marked (XEP-0203), and whoever asked ignores a second one.
+        """
         found = self._find(id)
         if found is None:
             self._stray()
@@ -141,7 +146,7 @@ class Ledger:
         flow, number = found
         entry = flow.waiting.pop(number, None)
         if entry is None:
-            self._again(flow, number, is_marked=is_marked, error=error)
+            self._again(flow, number, is_marked=is_marked or is_result, error=error)
             return
         name, sent_at = entry
         account = self.record.account(name)

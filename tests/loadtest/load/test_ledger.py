@@ -73,6 +73,15 @@ def test_a_second_answer_is_a_double_unless_it_is_marked() -> None:
     assert (account.delivered, account.doubled, account.replayed) == (1, 1, 1)
 
 
+def test_a_second_result_of_a_request_is_no_double() -> None:
+    ledger = Ledger("run", Told())
+    id = ledger.send(ledger.new_flow(), "iq ping")
+    ledger.answered(id, is_result=True)
+    ledger.answered(id, is_result=True)
+    account = ledger.record.accounts["iq ping"]
+    assert (account.delivered, account.doubled, account.replayed) == (1, 0, 1)
+
+
 def test_an_answer_after_a_later_ones_is_out_of_order() -> None:
     ledger = Ledger("run", Told())
     flow = ledger.new_flow()
