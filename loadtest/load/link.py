@@ -151,13 +151,14 @@ class Link:
         kind = type(event)
         if kind is StanzasReceived:
             stanzas = event.stanzas  # type: ignore[union-attr]
-            session.stream.mark_handled(len(stanzas))
+            # Also tells the peer: its `<r/>` of the same read was answered before this.
+            session.mark_handled(len(stanzas))
             self.owner.stanzas_received(self, stanzas)
         elif kind is Acknowledged:
             for _ in range(event.count):  # type: ignore[union-attr]
                 self._unacknowledged.popleft()
         elif kind is StanzaRefused:
-            session.stream.mark_handled(1)
+            session.mark_handled(1)
 
     def on_write_paused(self, session: Session) -> None:
         self._paused = True

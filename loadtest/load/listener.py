@@ -46,10 +46,10 @@ class InboundSession:
         kind = type(event)
         if kind is StanzasReceived:
             stanzas = event.stanzas  # type: ignore[union-attr]
-            session.stream.mark_handled(len(stanzas))
+            session.mark_handled(len(stanzas))
             self._listener.take(self, stanzas)
         elif kind is StanzaRefused:
-            session.stream.mark_handled(1)
+            session.mark_handled(1)
         elif kind is StreamOpened:
             stream = session.stream
             assert isinstance(stream, ReceivingStream)

@@ -176,10 +176,10 @@ class _Accepted:
         kind = type(event)
         if kind is StanzasReceived:
             stanzas = event.stanzas  # type: ignore[union-attr]
-            session.stream.mark_handled(len(stanzas))
+            session.mark_handled(len(stanzas))
             self._sink.take(stanzas)
         elif kind is StanzaRefused:
-            session.stream.mark_handled(1)
+            session.mark_handled(1)
         elif kind is StreamOpened:
             # Whoever has a certificate: the load test trusts the gateway it measures.
             stream.offer(external=bool(session.peer_chain()), dialback=False)
