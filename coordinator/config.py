@@ -264,6 +264,9 @@ class Limits:
     stanzas_per_second: int = option(
         20000, "stanzas read per second from the sessions of one remote owner; 0: any number"
     )
+    names_per_hour: int = option(
+        20000, "new XML names read per hour from the sessions of one remote owner; 0: any number"
+    )
     queues_bytes: int = option(
         268435456,
         "bytes that may wait for all domain pairs of a worker; beyond it each may have less",

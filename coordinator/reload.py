@@ -35,7 +35,14 @@ LIVE = frozenset(
         "limits.*",
     }
 )
-INNER = frozenset({"limits.connects", "limits.bytes_per_second", "limits.stanzas_per_second"})
+INNER = frozenset(
+    {
+        "limits.connects",
+        "limits.bytes_per_second",
+        "limits.stanzas_per_second",
+        "limits.names_per_hour",
+    }
+)
 """Exceptions from `LIVE`: counters are made with them."""
 OUTER = frozenset(
     {

@@ -11,6 +11,7 @@ from coordinator.config import Limits
 from workers.gateway.herd import site_of
 
 BURST = 3.0
+HOUR = 3600.0
 
 
 class Bucket:
@@ -44,22 +45,30 @@ class Bucket:
 
 
 class Allowance:
-    """What the sessions of one remote owner may send together: bytes and stanzas."""
+    """What the sessions of one remote owner may send together: bytes, stanzas and new names."""
 
-    __slots__ = ("__weakref__", "_bytes", "_stanzas")
+    __slots__ = ("__weakref__", "_bytes", "_names", "_stanzas")
 
-    def __init__(self, bytes_per_second: float, stanzas_per_second: float) -> None:
+    def __init__(
+        self, bytes_per_second: float, stanzas_per_second: float, names_per_hour: float = 0
+    ) -> None:
         self._bytes = Bucket(bytes_per_second)
         self._stanzas = Bucket(stanzas_per_second)
+        self._names = Bucket(names_per_hour / HOUR, burst=HOUR)
 
     def take(self, size: int, stanzas: int, now: float) -> float:
         """One read of a session; returns for how many seconds it should not read, 0.0 mostly."""
         rest = max(self._bytes.take(size, now), self._stanzas.take(stanzas, now))
         return max(rest, 0.0)
 
+    def take_names(self, count: int, now: float) -> bool:
+        """XML names that no parser here had seen before; false: it was too many, or had been."""
+        return self._names.take(count, now) <= 0
+
     def is_full(self, now: float) -> bool:
         """A new one would allow no more."""
-        return self._bytes.is_full(now) and self._stanzas.is_full(now)
+        buckets = (self._bytes, self._stanzas, self._names)
+        return all(bucket.is_full(now) for bucket in buckets)
 
 
 class Allowances:
@@ -77,7 +86,9 @@ class Allowances:
         found = self._all.get(site)
         if found is None:
             limits = self._limits()
-            found = Allowance(limits.bytes_per_second, limits.stanzas_per_second)
+            found = Allowance(
+                limits.bytes_per_second, limits.stanzas_per_second, limits.names_per_hour
+            )
             self._all[site] = found
             self._used.append(found)
         return found

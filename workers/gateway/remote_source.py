@@ -133,6 +133,7 @@ class RemoteSource(JudgedSource):
         websocket = self.session.websocket
         if not self.pairs:
             websocket.meter = self.router.allowances.of(event.sender)
+            self.session.note_names()  # it may have come back too early
             self._listener.source_authenticated(self, self._stream.sender)
         self.pairs[pair] = event.by
         if event.by == "external":

@@ -17,7 +17,9 @@ from websockets.datastructures import Headers
 
 from workers.gateway.channel import Channel
 from workers.gateway.websocket import WebSocket
+from workers.xmpp.errors import StreamCondition
 from workers.xmpp.events import Event, StreamClosed, StreamFailed, TlsStarting
+from workers.xmpp.names import names_now
 from workers.xmpp.stream import ServerStream, State
 
 log = logging.getLogger(__name__)
@@ -390,10 +392,19 @@ class WebSocketSession(Session):
         if not self._is_attached:
             self._was_early = True
             return
+        before = names_now()
         self.stream.receive(messages)
+        if (brought := names_now() - before) > 0:
+            self.note_names(brought)
         if self.stream.state is State.CLOSED and not all(map(_is_utf8, messages)):
             self._close_code = 1007  # RFC 6455 §8.1; the parser has refused it by then
         self.pump()
+
+    def note_names(self, count: int = 0) -> None:
+        """The peer has brought new names, which stay: whoever brings too many is sent away."""
+        meter = self.websocket.meter
+        if meter is not None and not meter.take_names(count, self._loop.time()):
+            self.stream.fail(StreamCondition.POLICY_VIOLATION, "too many new XML names")
 
     def pong_received(self, payload: bytes) -> None:
         self._unanswered = 0

@@ -18,6 +18,7 @@ _C_NODE = object.__basicsize__ + ctypes.sizeof(ctypes.c_void_p)
 _NODE_TYPE = 8
 _NODE_DOC = 64
 _DOC_DICT = 152
+_DICT_SIZE = 32
 _ELEMENT_NODE = 1
 _DOCUMENT_NODE = 9
 
@@ -67,3 +68,24 @@ def _counter() -> Callable[[], int | None]:
 
 names_held: Callable[[], int | None] = _counter()
 """How many names this thread's dictionary holds; None where that cannot be told."""
+
+
+def _live() -> Callable[[], int]:
+    """Find where the library keeps the number that `names_held` tells.
+
+    Its structure is private: a place counts if it holds that number before and after each of some
+    new names. Else 0 is what is told, always.
+    """
+    if (before := names_held()) is None:
+        return lambda: 0
+    dictionary = _dictionary_of(etree.fromstring(b"<stream/>"))
+    places = [ctypes.c_uint.from_address(dictionary + at) for at in range(0, _DICT_SIZE, 4)]
+    etree.fromstring(b"<fedgate-names-self-test-a/>")
+    places = [place for place in places if place.value == names_held()]
+    etree.fromstring(b"<fedgate-names-self-test-b fedgate-names-self-test-c=''/>")
+    places = [place for place in places if place.value == names_held()]
+    return (lambda: places[0].value) if places and names_held() != before else lambda: 0
+
+
+names_now: Callable[[], int] = _live()
+"""The same of the thread that imports this module, for 0.1 µs; always 0 where it cannot be told."""

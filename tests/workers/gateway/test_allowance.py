@@ -33,6 +33,15 @@ def test_bytes_and_stanzas_are_limited_each_by_itself() -> None:
     assert Allowance(0, 10).take(10**9, int(10 * BURST) + 5, 5.0) == pytest.approx(0.5)
 
 
+def test_names_are_for_an_hour_and_what_is_owed_stays_owed() -> None:
+    allowance = Allowance(0, 0, 3600)
+    assert allowance.take_names(3600, 10.0)
+    assert not allowance.take_names(100, 10.0)
+    assert not allowance.take_names(0, 100.0)
+    assert not allowance.is_full(100.0)
+    assert allowance.take_names(0, 111.0)
+
+
 def test_domains_of_one_owner_share_and_others_do_not() -> None:
     allowances = Allowances(Limits)
     one = allowances.of("chat.evil.example")

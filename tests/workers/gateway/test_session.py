@@ -7,6 +7,7 @@ import pytest
 from coordinator.config import Limits
 from tests.workers.gateway.gateway_bench import Peer
 from tests.workers.gateway.session_bench import FarServer, message, on_quiet_loop, until
+from workers.gateway.allowance import Allowance
 from workers.gateway.failure import HopFailed
 from workers.gateway.negotiation import Negotiation
 from workers.gateway.session import WRITE_STEP, Session, WebSocketSession
@@ -116,6 +117,25 @@ async def test_an_element_has_time_while_we_do_not_read(short_times: None) -> No
     await until(lambda: far.got)
     peer.session.close()
     await until(lambda: peer.ended and far.ended)
+    await far.close()
+
+
+@on_quiet_loop
+async def test_a_peer_that_brings_too_many_names_is_sent_away(short_times: None) -> None:
+    far = await FarServer().serve_websocket()
+    peer = Peer()
+    peer.session = await far.connect(peer, websocket=True)
+    session = far.sessions[0]
+    assert isinstance(session, WebSocketSession)
+    session.websocket.meter = Allowance(0, 0, 100)
+    for number in range(3):
+        inner = "".join(f"<too-many-{number}-{n}/>" for n in range(40))
+        peer.session.stream.send_stanzas([message(f"{number}", body=inner)])
+        peer.session.write()
+        await until(lambda count=number: len(far.got) > count or peer.ended)
+    await until(lambda: peer.ended)
+    assert "policy-violation (too many new XML names)" in peer.ended[0]
+    assert len(far.got) == 3  # what it had brought is not lost
     await far.close()
 
 

@@ -2,7 +2,7 @@ import threading
 
 from lxml import etree
 
-from workers.xmpp.names import names_held
+from workers.xmpp.names import names_held, names_now
 
 
 def test_every_name_that_a_parser_meets_counts_once():
@@ -42,3 +42,10 @@ def test_each_thread_has_its_own():
     thread.start()
     thread.join()
     assert counts[1] == counts[0] + 1
+
+
+def test_the_number_can_be_had_for_less():
+    for number in range(10):
+        assert names_now() == names_held()
+        etree.fromstring(f"<had-for-less-{number}/>")
+    assert names_now() == names_held()
