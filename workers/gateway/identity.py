@@ -184,6 +184,8 @@ def verify_chain(chain: Sequence[x509.Certificate], trust: Trust, now: float) ->
     try:
         builder = PolicyBuilder().store(trust.store).time(at.replace(tzinfo=None))
         builder = builder.extension_policies(ca_policy=_CA_POLICY, ee_policy=_EE_POLICY)
+        if rejection.is_costly(chain):
+            raise CertificateRejected("the chain has too many names and name constraints")
         # There is no server verifier that reads SRVName and XmppAddr; usage is checked by policy.
         verifier = builder.build_client_verifier()
         verified = verifier.verify(chain[0], list(chain[1 : rejection.MAX_CHAIN]))

@@ -18,6 +18,9 @@ _MIN_RSA_BITS = 2048
 _MIN_ELLIPTIC_BITS = 224
 # Every pair of certificates may cost a signature check, and peers choose how many they send.
 MAX_CHAIN = 8
+# Every name of a leaf is compared with every subtree of its issuers' name constraints, and both may
+# fill the 100 kB that TLS takes: nine million comparisons are a second, and nobody needs so many.
+MAX_COMPARISONS = 16384
 _VERIFIERS_NOISE = re.compile(
     r"^validation failed: (candidates exhausted: )?| \(encountered processing .*", re.DOTALL
 )
@@ -57,6 +60,21 @@ def issues_for_servers(usage: x509.ExtendedKeyUsage | None) -> bool:
     )
 
 
+def is_costly(chain: Sequence[x509.Certificate]) -> bool:
+    """Whether a chain, leaf first, is made to keep its reader busy.
+
+    Raises ValueError for a malformed extension.
+    """
+    names = _extension(chain[0], x509.SubjectAlternativeName)
+    constraints = [_extension(issuer, x509.NameConstraints) for issuer in chain[1:MAX_CHAIN]]
+    subtrees = sum(
+        len(each.permitted_subtrees or ()) + len(each.excluded_subtrees or ())
+        for each in constraints
+        if each is not None
+    )
+    return names is not None and len(list(names)) * subtrees > MAX_COMPARISONS
+
+
 def usage_text(usage: x509.ExtendedKeyUsage | None) -> str:
     """The purposes of an extended key usage in words."""
     if usage is None:
@@ -92,9 +110,10 @@ def may_name(authority: x509.Certificate, domain: str) -> bool:
     constraints = _extension(authority, x509.NameConstraints)
     if constraints is None:
         return True
-    if any(_is_below(domain, tree) for tree in _dns_trees(constraints.excluded_subtrees)):
-        return False
+    excluded = _dns_trees(constraints.excluded_subtrees)
     permitted = _dns_trees(constraints.permitted_subtrees)
+    if any(_is_below(domain, tree) for tree in excluded):
+        return False
     return not permitted or any(_is_below(domain, tree) for tree in permitted)
 
 

@@ -178,8 +178,15 @@ class Matrix:
                 self.leaf(by=Authority("Mid CA", low)),
                 "Low CA permits no more than 0 authorities",
             ),
+            Cell("costly", self._costly(), "too many names and name constraints"),
             Cell("too-long", self.leaf(by=deep), "more than 8 certificates"),
         ]
+
+    def _costly(self) -> Leaf:
+        """Names and constraints that a verifier would compare for seconds."""
+        trees = dns(*(f"a{number}.example" for number in range(1500)))
+        mid = Authority("Mid CA", self.root, extensions=[x509.NameConstraints(trees, None)])
+        return self.leaf(*dns(*(f"b{number}.a1.example" for number in range(1500))), by=mid)
 
     def _cross_signed(self, other: Authority) -> Leaf:
         """Issued by an authority of its own root, whose key the trusted one has certified, too."""

@@ -3,7 +3,14 @@ from datetime import timedelta
 from cryptography import x509
 
 from tests.workers.gateway.x509_matrix import CLIENT, NOW, SERVER, Authority, dns
-from workers.gateway.rejection import explain, is_for_servers, may_name, usage_text, weak_key
+from workers.gateway.rejection import (
+    explain,
+    is_costly,
+    is_for_servers,
+    may_name,
+    usage_text,
+    weak_key,
+)
 
 
 def test_the_leaf_is_blamed_before_its_chain():
@@ -50,3 +57,15 @@ def test_name_constraints_hold_for_a_domain_and_what_is_below_it():
     excludes = bound(excluded=dns("a.example"))
     assert may_name(excludes, "b.example") and not may_name(excludes, "x.a.example")
     assert may_name(Authority().certificate, "a.example")
+
+
+def test_a_chain_that_is_made_to_cost_much_is_known_before_it_does():
+    def chain(trees, names):
+        bound = x509.NameConstraints(dns(*(f"a{n}.example" for n in range(trees))), None)
+        mid = Authority("Mid", Authority("Root"), extensions=[bound])
+        return mid.issue(dns(*(f"b{n}.a1.example" for n in range(names)))).chain
+
+    assert is_costly(chain(1000, 1000))
+    assert not is_costly(chain(20, 500)) and not is_costly(chain(1000, 1))
+    assert not is_costly(chain(1000, 1000)[:1])
+    assert not is_costly(Authority().issue(None).chain)
