@@ -22,34 +22,7 @@ class Rig:
         self.addresses = Addresses()
         self.authority_directory = self.directory / "ca"
         authority = LoadAuthority(self.authority_directory)
-        self.gateway = Gateway(
-            "gateway",
-            (DOMAIN,),
-            self.addresses.of(_GATEWAY),
-            self.directory / "gateway",
-            certificate=authority.issue_files(DOMAIN),
-            trust=authority.bundle,
-            server=(self.addresses.of(_SINK), S2S_PORT),
-            upstream_dns=self.addresses.of(1),
-            log=self.directory / "gateway.log",
-            workers=workers,
-            log_level="warning",
-        )
-        self.gateway.configure("local", dns="", upstream_dns=[])
-        # Every remote domain is the load process: the URL needs no DNS, the certificate is a
-        # wildcard for all of them.
-        self.gateway.configure('remote."*"', url=f"wss://{self.peers}{PATH}")
-        # Load and gateway share the cores: a worker that waits for one does not hang.
-        self.gateway.configure("gateway", hang_timeout=30.0)
-        # All domains come from one address and have one owner here.
-        self.gateway.configure(
-            "limits",
-            unauthenticated_per_address=1000,
-            connections_per_address=100_000,
-            handshakes_per_address=0,
-            bytes_per_second=0,
-            stanzas_per_second=0,
-        )
+        self.gateway = self._make_gateway(authority, workers)
         self.sink = StageProcess(
             "sink",
             [
@@ -84,3 +57,34 @@ class Rig:
         await self.gateway.stop()
         await self.sink.stop()
         self.addresses.release()
+
+    def _make_gateway(self, authority: LoadAuthority, workers: int) -> Gateway:
+        gateway = Gateway(
+            "gateway",
+            (DOMAIN,),
+            self.addresses.of(_GATEWAY),
+            self.directory / "gateway",
+            certificate=authority.issue_files(DOMAIN),
+            trust=authority.bundle,
+            server=(self.addresses.of(_SINK), S2S_PORT),
+            upstream_dns=self.addresses.of(1),
+            log=self.directory / "gateway.log",
+            workers=workers,
+            log_level="warning",
+        )
+        gateway.configure("local", dns="", upstream_dns=[])
+        # Every remote domain is the load process: the URL needs no DNS, the certificate is a
+        # wildcard for all of them.
+        gateway.configure('remote."*"', url=f"wss://{self.peers}{PATH}")
+        # Load and gateway share the cores: a worker that waits for one does not hang.
+        gateway.configure("gateway", hang_timeout=30.0)
+        # All domains come from one address and have one owner here.
+        gateway.configure(
+            "limits",
+            unauthenticated_per_address=1000,
+            connections_per_address=100_000,
+            handshakes_per_address=0,
+            bytes_per_second=0,
+            stanzas_per_second=0,
+        )
+        return gateway

@@ -34,35 +34,16 @@ async def open_session(
     `counts`: with XEP-0198; without, anything may be written past the stream.
     The certificate of the endpoint is not judged: the load test measures it, it does not trust it.
     """
-    config = StreamConfig(
-        dialback_secret=secret,
-        use_external=settings.auth == "external",
-        use_dialback=settings.auth == "dialback",
-        use_management=counts,
-        use_bidi=settings.bidi,
-        resumption_seconds=settings.resumption_seconds,
-    )
-    parser = MessageParser(config.limits)
-    stream = InitiatingStream(
-        config,
-        WebSocketFraming(),
-        parser.parse,
-        parser,
-        asyncio.get_running_loop().time(),
-        sender=name,
-        target=settings.target,
-        resume=resume,
-    )
-    session = WebSocketSession(stream, owner, ping_interval=_PING_INTERVAL)
+    stream = _new_stream(settings, name, secret, resume, counts=counts)
     negotiation = Negotiation(owner)
-    session.owner = negotiation
+    session = WebSocketSession(stream, negotiation, ping_interval=_PING_INTERVAL)
     try:
         websocket = await connect(
             settings.url,
             session,
             address=settings.address,
             context=context,
-            max_message=2 * config.limits.stanza_bytes,
+            max_message=2 * stream.config.limits.stanza_bytes,
             timeout=TIMEOUT,
         )
     except WebSocketFailed as exc:
@@ -72,3 +53,27 @@ async def open_session(
     session.pump()
     await negotiation.finish(session, TIMEOUT)
     return session
+
+
+def _new_stream(
+    settings: FleetSettings, name: str, secret: bytes, resume: Suspended | None, *, counts: bool
+) -> InitiatingStream:
+    config = StreamConfig(
+        dialback_secret=secret,
+        use_external=settings.auth == "external",
+        use_dialback=settings.auth == "dialback",
+        use_management=counts,
+        use_bidi=settings.bidi,
+        resumption_seconds=settings.resumption_seconds,
+    )
+    parser = MessageParser(config.limits)
+    return InitiatingStream(
+        config,
+        WebSocketFraming(),
+        parser.parse,
+        parser,
+        asyncio.get_running_loop().time(),
+        sender=name,
+        target=settings.target,
+        resume=resume,
+    )
