@@ -78,9 +78,11 @@ class Rig:
         gateway.configure('remote."*"', url=f"wss://{self.peers}{PATH}")
         # Load and gateway share the cores: a worker that waits for one does not hang.
         gateway.configure("gateway", hang_timeout=30.0)
-        # All domains come from one address and have one owner here.
+        # The stage's short patience is for tests; all domains come from one address and have one
+        # owner here.
         gateway.configure(
             "limits",
+            resend_timeout=None,
             unauthenticated_per_address=1000,
             connections_per_address=100_000,
             handshakes_per_address=0,
