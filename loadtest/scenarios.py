@@ -51,7 +51,7 @@ class Room(RemoteServer):
 
     def on_start(self) -> None:
         super().on_start()
-        self.room = self.user(f"{ROOM}{self.number // self.options.room_size}")
+        self.room = self.user(self.own(f"{ROOM}-{self.number // self.options.room_size}"))
         self.join("room copy", self.room)
 
     @task
@@ -67,7 +67,7 @@ class OneToMany(RemoteServer):
 
     def on_start(self) -> None:
         super().on_start()
-        self.channel = self.user(f"{ROOM}-channel{self.load.fleet.settings.prefix}")
+        self.channel = self.user(self.own(f"{ROOM}-channel"))
         self.join("channel copy", self.channel)
 
     @task

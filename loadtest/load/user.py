@@ -78,6 +78,10 @@ class RemoteServer(User):
         """The address of a user of the endpoint's domain; without a name the domain itself."""
         return f"{name}@{self.options.target}" if name else str(self.options.target)
 
+    def own(self, name: str) -> str:
+        """The name as this load process's own, where several share a sink."""
+        return f"{name}{self.load.fleet.settings.prefix}"
+
     @property
     def echo(self) -> str:
         """Who answers everything."""
