@@ -12,6 +12,7 @@ from typing import Any
 
 from workers.gateway.admission import Admission, Entry
 from workers.gateway.channel import Channel, adopt_channel_as
+from workers.gateway.listening import Listening
 
 log = logging.getLogger(__name__)
 
@@ -31,27 +32,16 @@ class Acceptor:
     def __init__(self, admission: Admission, make: Callable[[Entry], Channel]) -> None:
         self._admission = admission
         self._make = make
-        self._listening: list[socket.socket] = []
+        self._listening = Listening(self._accept)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, sockets: list[socket.socket]) -> None:
         """Accept on sockets that listen; other workers may accept on the same."""
-        for sock in sockets:
-            sock.setblocking(False)
-            self._listening.append(sock)
-            self._listen(sock)
+        self._listening.start(sockets)
 
     def stop(self) -> None:
         """Accept nothing more."""
-        loop = asyncio.get_running_loop()
-        for sock in self._listening:
-            loop.remove_reader(sock)
-            sock.close()
-        self._listening.clear()
-
-    def _listen(self, listening: socket.socket) -> None:
-        if listening in self._listening:
-            asyncio.get_running_loop().add_reader(listening, self._accept, listening)
+        self._listening.stop()
 
     def _accept(self, listening: socket.socket) -> None:
         admission = self._admission
@@ -60,7 +50,7 @@ class Acceptor:
                 # Whoever waits in the kernel's queue costs nothing, and has its place in time.
                 if not accepted:
                     admission.refusals.note("strangers", "all places are taken", "strangers wait")
-                self._rest(listening, FULL_INTERVAL)
+                self._listening.rest(listening, FULL_INTERVAL)
                 return
             try:
                 sock, address = listening.accept()
@@ -81,12 +71,7 @@ class Acceptor:
         log.error("cannot accept a connection: %s", exc)
         if exc.errno in _OUT_OF_RESOURCES:
             self._admission.shed(SHED_AT_ONCE, "descriptors")
-        self._rest(listening, ACCEPT_RETRY)
-
-    def _rest(self, listening: socket.socket, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(listening)
-        loop.call_later(seconds, self._listen, listening)
+        self._listening.rest(listening, ACCEPT_RETRY)
 
     def _let_in(self, sock: socket.socket, entry: Entry) -> None:
         task = asyncio.create_task(self._adopt(sock, entry))

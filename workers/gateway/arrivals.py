@@ -17,6 +17,7 @@ from coordinator.client import ControlPlane
 from coordinator.config import Config
 from coordinator.routes import DomainPair, HandTo, Serve, SpliceTo, gateway_of
 from workers.gateway.gateway_splice import splice_to_gateway, take_greeting
+from workers.gateway.listening import Listening
 from workers.gateway.native import NativeFailed, Splice
 from workers.gateway.peek import PeekFailed, peek_header
 from workers.gateway.siblings import Siblings, SiblingUnavailable
@@ -47,7 +48,7 @@ class Arrivals:
         self._control = control
         self._siblings = siblings
         self._gateway = gateway_of(control.worker_id)
-        self._listening: list[socket.socket] = []
+        self._listening = Listening(self._accept)
         self._unplaced = 0
         self._tasks: set[asyncio.Task[None]] = set()
         siblings.on_socket = self._on_socket
@@ -55,18 +56,11 @@ class Arrivals:
 
     def start(self, sockets: list[socket.socket]) -> None:
         """Accept on sockets that are bound; other workers may accept on the same."""
-        for sock in sockets:
-            sock.setblocking(False)
-            self._listening.append(sock)
-            self._listen(sock)
+        self._listening.start(sockets)
 
     def stop(self) -> None:
         """Accept nothing more; what was accepted still finds its place (`are_left`)."""
-        loop = asyncio.get_running_loop()
-        for sock in self._listening:
-            loop.remove_reader(sock)
-            sock.close()
-        self._listening.clear()
+        self._listening.stop()
 
     @property
     def are_left(self) -> bool:
@@ -85,10 +79,6 @@ class Arrivals:
         self._tasks.add(task)
         task.add_done_callback(self._task_ended)
 
-    def _listen(self, listening: socket.socket) -> None:
-        if listening in self._listening:
-            asyncio.get_running_loop().add_reader(listening, self._accept, listening)
-
     def _accept(self, listening: socket.socket) -> None:
         """Not `sock_accept`: cancelled in the wrong moment it loses what it has accepted."""
         for _ in range(ACCEPTED_AT_ONCE):
@@ -99,9 +89,7 @@ class Arrivals:
             except OSError as exc:
                 # Out of descriptors: the connection waits in the backlog until some are free.
                 log.error("cannot accept a local stream: %s", exc)
-                loop = asyncio.get_running_loop()
-                loop.remove_reader(listening)
-                loop.call_later(ACCEPT_RETRY, self._listen, listening)
+                self._listening.rest(listening, ACCEPT_RETRY)
                 return
             sock.setblocking(False)
             self.spawn(self._guard(sock, self._peek, sock))
