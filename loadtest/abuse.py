@@ -8,7 +8,7 @@ ends: with few cores they take the worker's time, which no limit of its can mend
 
 import argparse
 import asyncio
-import contextlib
+import signal
 import statistics
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -24,7 +24,6 @@ from loadtest.bench.machine import cpu_seconds
 from loadtest.bench.rig import LOCAL, REMOTE, Rig
 from loadtest.chaos.flow import percentile
 from loadtest.stage.addresses import LOCAL_PORT, WEBSOCKET_PORT
-from loadtest.stage.processes import StageError
 
 EVIL, GREEDY = "evil.example", "greedy.example"
 RATE = 1000
@@ -70,7 +69,7 @@ class Scene:
             rig.directory / "abuser.log",
             module="loadtest.abuser",
         )
-        self._sending: asyncio.Task[dict[str, Any]] | None = None
+        self._is_writing = False
         self._gateway: dict[str, Any] = {
             "address": rig.gateway.address,
             "port": WEBSOCKET_PORT,
@@ -99,17 +98,14 @@ class Scene:
     async def slow_reader(self) -> None:
         """The local server sends what the abuser does not read, besides a flood."""
         rig = self.rig
-        if self._sending is None:
+        if not self._is_writing:
+            self._is_writing = True
             await self.abuser.ask("listen_wss", address=rig.addresses.of(_ABUSER), port=443)
             address, port = rig.gateway.address, LOCAL_PORT
             await rig.local.ask("connect_tcp", address=address, port=port, pairs=[(LOCAL, GREEDY)])
             order = {"batch": 16, "size": 1000, "mixed": False, "first": 0, "links": 0}
             await rig.local.ask("prepare", count=50_000, **order)
-        # What never ends is given up when the quiet domain has sent its stanzas.
-        within = self.seconds + 0.5
-        self._sending = asyncio.create_task(
-            rig.local.ask("send", rate=0, window=1 << 30, within=within)
-        )
+            await rig.local.ask("send_on", window=1 << 30)
         await self.flood()
 
     async def handshakes(self) -> None:
@@ -133,9 +129,6 @@ class Scene:
         sent = await rig.remote.ask("send", rate=RATE, window=1 << 30)
         figures.busy.append((cpu_seconds(worker) - spent) / sent["seconds"])
         done = await self.abuser.ask("stop")
-        if self._sending is not None:
-            with contextlib.suppress(StageError):
-                await self._sending
         figures.done.append(done["count"] / (sent["seconds"] + 0.5))
         arrived = await rig.local.ask("arrived")
         if (arrived["arrived"], arrived["doubled"]) != (count, 0):
@@ -190,6 +183,13 @@ async def measure(repeats: int, seconds: float, only: list[str]) -> dict[str, Fi
     return found
 
 
+async def _until_interrupted(repeats: int, seconds: float, only: list[str]) -> dict[str, Figures]:
+    """Nothing that was started outlives us."""
+    task = asyncio.ensure_future(measure(repeats, seconds, only))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
+
+
 def table(found: dict[str, Figures]) -> Table:
     shown = Table(
         title=f"Delay of {RATE:,} stanzas/s of {REMOTE}, medians",
@@ -219,7 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--only", action="append", default=[], choices=list(ABUSES))
     options = parser.parse_args(arguments)
-    found = asyncio.run(measure(options.repeats, options.seconds, options.only))
+    found = asyncio.run(_until_interrupted(options.repeats, options.seconds, options.only))
     console = Console()
     console.print(table(found))
     console.print(f"The aim is less than {AIM} times the delay without abuse.")
