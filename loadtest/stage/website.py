@@ -27,11 +27,15 @@ def host_meta(url: str, address: str, sni: str, ttl: int = 5) -> dict[str, Any]:
 
 
 class Website:
-    """Answers host-meta.json with `document`, all else with 404; `requests` has the paths."""
+    """Answers host-meta.json with `document`, other paths with those of `documents`, else with 404.
+
+    `requests` has the paths.
+    """
 
     def __init__(self, address: str, certificate: KeyPair, document: Mapping[str, Any]) -> None:
         self.address = address
         self.document = document
+        self.documents: dict[str, Mapping[str, Any]] = {}
         self.requests: list[str] = []
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._context.load_cert_chain(certificate.certificate, certificate.key)
@@ -54,4 +58,6 @@ class Website:
         self.requests.append(request.path)
         if request.path == HOST_META:
             return web.json_response(self.document)
+        if request.path in self.documents:
+            return web.json_response(self.documents[request.path])
         return web.Response(status=404)
