@@ -29,6 +29,9 @@ from workers.gateway.posh import Posh
 
 log = logging.getLogger(__name__)
 
+# Seconds that a peer waits while its domain is asked. What is told later serves its next attempt.
+PATIENCE = 5.0
+
 
 class Proof(NamedTuple):
     """A certificate proves a domain: `by` "PKIX", "pinned key" or "POSH", until `not_after`."""
@@ -89,13 +92,28 @@ class Judge:
         """
         try:
             return self.judge(chain, domain)
-        except CertificateRejected:
+        except CertificateRejected as exc:
             if not may_prove(chain):
                 raise
-        found, _ = await asyncio.gather(
-            self._discovery.find(domain, asker=asker), self._posh.learn(domain, asker=asker)
-        )
-        return self.judge(chain, domain, hosts=found.delegated_hosts, pins=found.fresh_pins)
+            refused = exc
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await self._ask_domain(chain, domain, asker)
+        except TimeoutError:
+            log.info("%s does not tell in time what else may prove it", domain)
+            raise refused from None
+
+    async def _ask_domain(
+        self, chain: Sequence[x509.Certificate], domain: str, asker: str
+    ) -> Proof:
+        found = await self._discovery.find(domain, asker=asker)
+        hosts, pins = found.delegated_hosts, found.fresh_pins
+        try:
+            return self.judge(chain, domain, hosts=hosts, pins=pins)
+        except CertificateRejected:
+            if not await self.is_published(chain, domain, asker=asker):
+                raise
+        return self.judge(chain, domain)
 
     async def is_published(
         self, chain: Sequence[x509.Certificate], domain: str, *, asker: str = ""

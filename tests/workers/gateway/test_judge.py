@@ -1,5 +1,6 @@
 """What proves a domain beside a chain to an authority, and that it never takes anything away."""
 
+import asyncio
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -14,6 +15,7 @@ from coordinator.config import Certificates, Config
 from tests.workers.gateway.https_server import ok
 from tests.workers.gateway.web_scene import JSON, WebScene
 from tests.workers.gateway.x509_matrix import NOW, Authority, Leaf, dns, self_signed
+from workers.gateway import judge
 from workers.gateway.discovery import Discovery
 from workers.gateway.hostmeta import S2S_WEBSOCKET
 from workers.gateway.identity import CertificateRejected, TrustSources, spki_sha256
@@ -103,9 +105,8 @@ async def test_a_certificate_that_posh_names_is_good(scene: JudgeScene) -> None:
 
 async def test_neither_takes_away_what_a_chain_proves(scene: JudgeScene) -> None:
     other = self_signed("other.example")
-    scene.publish(other)
     scene.vouch_for(other)
-    assert await scene.by(other) == "pinned key"  # both are known now
+    assert await scene.by(other) == "POSH"
     leaf = scene.authority.issue(dns(A))
     assert await scene.by(leaf) == "PKIX"
     pins = {spki_sha256(other.chain[0])}
@@ -160,6 +161,27 @@ async def test_pins_of_a_document_that_has_expired_prove_nothing(
     monkeypatch.setattr(scene.discovery, "_now", lambda: now + 7200)
     assert (await scene.discovery.find(A, asker=STRANGER)).source == "stale"
     assert "self-signed" in await scene.refusal(leaf)
+
+
+async def test_a_domain_that_answers_late_is_believed_at_the_next_attempt(
+    scene: JudgeScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaf, may_answer = self_signed(A), asyncio.Event()
+    scene.vouch_for(leaf)
+    document = scene.web.answers[A, PATH]
+
+    async def late(writer: asyncio.StreamWriter) -> None:
+        await may_answer.wait()
+        writer.write(document)  # type: ignore[arg-type]
+        await writer.drain()
+
+    scene.answer(PATH, late)
+    monkeypatch.setattr(judge, "PATIENCE", 0.2)
+    assert "self-signed" in await scene.refusal(leaf)
+    may_answer.set()
+    monkeypatch.setattr(judge, "PATIENCE", 5)
+    assert await scene.by(leaf) == "POSH"
+    assert scene.web.asked.count(f"{A}{PATH}") == 1
 
 
 async def test_a_bundle_that_cannot_be_read_is_not_the_peers_to_know(
