@@ -81,6 +81,7 @@ class ModelWebSocket:
         self.channel = self
         self.peername = ("192.0.2.1", end.wire.number)
         self.session: Any = None
+        self.meter: Any = None
         self._is_closing = False
         self._is_over = False
         end.on_input = None
