@@ -1,3 +1,5 @@
+import random
+
 import pytest
 from OpenSSL import SSL
 
@@ -149,3 +151,32 @@ def test_the_sizes_of_several_records_are_told() -> None:
     client.send(b"z")
     server.receive(client.data_to_send())
     assert server.record_sizes == ()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_is_lost_however_both_ways_are_cut_from_the_first_byte_on(seed: int) -> None:
+    """Data right behind the handshake, halves of records, several records in one read."""
+    choose = random.Random(seed)
+    context = client_context(CLIENT)
+    if seed % 3 == 0:
+        context.set_max_proto_version(SSL.TLS1_2_VERSION)
+    engines = TLSEngine(context, server=False), TLSEngine(server_context(SERVER), server=True)
+    engines[0].handshake()
+    sent, wire, got = [b"", b""], [b"", b""], [b"", b""]
+    for turn in range(80):
+        side = choose.randrange(2)
+        engine, other = engines[side], engines[1 - side]
+        if engine.established and choose.random() < 0.5:
+            data = choose.randbytes(choose.choice([1, 300, 16384, 16385, 40000]))
+            engine.send(data)
+            sent[side] += data
+        wire[side] += engine.data_to_send()
+        count = len(wire[side]) if turn >= 70 else choose.randint(0, len(wire[side]))
+        got[1 - side] += other.receive(wire[side][:count])
+        wire[side] = wire[side][count:]
+    for side in (0, 1, 0, 1):
+        got[1 - side] += engines[1 - side].receive(wire[side] + engines[side].data_to_send())
+        wire[side] = b""
+
+    assert [got[1], got[0]] == sent
+    assert min(map(len, sent)) > 0
