@@ -95,7 +95,7 @@ class RedisClient:
             async with asyncio.timeout(COMMAND_TIMEOUT):
                 return await run()
         except ResponseError as exc:
-            if str(exc).startswith("WRONGTYPE"):
+            if "WRONGTYPE" in str(exc):  # Redis 6.2 puts a script's errors behind its own words
                 self.invalid_values += 1
                 raise BadValue from exc
             raise StoreUnavailable(f"Redis refuses: {exc}") from exc

@@ -56,7 +56,8 @@ end
 return reply
 """
 
-# KEYS[1] workers   returns the workers whose heartbeat has not run out
+# KEYS[1] workers   KEYS[2] their info, not looked at
+# returns the workers whose heartbeat has not run out
 LIVE = """
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)

@@ -181,25 +181,34 @@ class Store(JournalStore):
     async def heartbeat(self, worker: str, ttl: float, info: dict[str, Any]) -> Heartbeat:
         """Say that `worker` lives for `ttl` seconds more, and learn who else does."""
         arguments = (worker, int(ttl * 1000), msgspec.json.encode(info))
-        reply = await self._script(scripts.HEARTBEAT, self._workers, *arguments, probe=True)
+        reply = await self._on_workers(scripts.HEARTBEAT, *arguments, probe=True)
         found = map(self._worker_info, reply[1::2], reply[2::2])
         workers = {name: shown for name, shown in found if name}
         return Heartbeat(bool(reply[0]), workers)
 
     async def live_workers(self) -> list[str]:
         """The workers whose heartbeat has not run out, on all machines."""
-        names = await self._script(scripts.LIVE, self._workers[:1])
+        names = await self._on_workers(scripts.LIVE)
         return [name for name in map(_text, names) if is_worker_id(name)]
 
     async def workers(self) -> dict[str, dict[str, Any]]:
         """The workers whose heartbeat has not run out, with what they say of themselves."""
-        reply = await self._script(scripts.WORKERS, self._workers)
+        reply = await self._on_workers(scripts.WORKERS)
         found = map(self._worker_info, reply[::2], reply[1::2])
         return {name: shown for name, shown in found if name}
 
     async def leave(self, worker: str) -> None:
         """Take a worker off the live ones at once: it stops, or its process is known to be gone."""
-        await self._script(scripts.LEAVE, self._workers, worker)
+        await self._on_workers(scripts.LEAVE, worker)
+
+    async def _on_workers(self, text: str, *arguments: Any, probe: bool = False) -> Any:
+        """Run a script on the keys of the workers; what is not ours there is removed."""
+        for _ in range(2):
+            try:
+                return await self._script(text, self._workers, *arguments, probe=probe)
+            except BadValue:
+                await self._call(lambda: self._client.delete(*self._workers), probe=probe)
+        raise StoreUnavailable("what Redis holds of the workers cannot be repaired")
 
     def _route_key(self, pair: DomainPair) -> str:
         return f"{self._prefix}:route:{{{pair.remote}}}:{pair.local}"

@@ -213,3 +213,17 @@ async def test_any_url_form_opens(tmp_path: Path):
 def test_the_embedded_redis_is_the_default(config: Config):
     assert redis_url(config) == f"unix://{config.gateway.state_dir}/run/redis.sock"
     assert Route(ONE, 1).owner == ONE
+
+
+async def test_what_is_no_table_of_workers_is_replaced(store: Store):
+    for key in store._workers:
+        for put in (store._client.set, store._client.lpush):
+            await alive(store, ONE)
+            await store._client.delete(key)
+            await put(key, "not ours")
+            assert await store.live_workers() in ([], [ONE])
+            assert set(await store.workers()) <= {ONE}
+            await store.leave(TWO)
+            await alive(store, ONE)
+            assert await store.live_workers() == [ONE]
+            assert set(await store.workers()) == {ONE}
