@@ -100,7 +100,8 @@ async def flood(rig: Scene, flow: Flow) -> Flood:
     arrived = await sink.ask("arrived")
     after = spent(processes)
     if (arrived["arrived"], arrived["doubled"], arrived["strange"]) != (flow.count, 0, 0):
-        raise LedgerWrong(f"sent {flow.count:,}, and {arrived} of them arrived")
+        ledger = {} if flow.direct else await rig.ledger(inbound=flow.inbound)
+        raise LedgerWrong(f"sent {flow.count:,}, and {arrived} of them arrived; ledger: {ledger}")
     if not flow.direct:
         compare(before, await rig.ledger(inbound=flow.inbound), flow.count)
     seconds = max(arrived["last"] - sent["begun"], sent["seconds"] if flow.rate else 0)

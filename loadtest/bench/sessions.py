@@ -18,6 +18,7 @@ MANY_GOAL = 1.2
 FEW = 10
 DEFAULT, FULL = 2000, 10_000
 STEP = 500
+WAKE_STEP = 200
 SETTLE = 3.0
 """Seconds until what the handshakes left behind is collected."""
 AT_ONCE = 64
@@ -84,8 +85,13 @@ async def open_sessions(rig: Rig, worker: int, first: int, end: int) -> Opened:
 
 
 async def _wake(rig: Rig, count: int) -> None:
-    """A stanza over each session: its stream to the local server is opened."""
-    await flood(rig, Flow(inbound=True, count=count, batch=1, links=count))
+    """A stanza over each session: its stream to the local server is opened.
+
+    Not all at the same moment: what is not open within `limits.connect_timeout` is given up.
+    """
+    for first in range(0, count, WAKE_STEP):
+        links = min(WAKE_STEP, count - first)
+        await flood(rig, Flow(inbound=True, count=links, batch=1, first=first, links=links))
 
 
 async def _floods(rig: Rig, run: Run, count: int) -> list[Flood]:
