@@ -26,6 +26,7 @@ from tests.workers.gateway.https_server import HttpsServer, ok, status
 from tests.workers.gateway.session_bench import until
 from tests.workers.gateway.stub_dns import StubDns
 from tests.workers.gateway.tcp import silent_listener
+from workers.gateway import remote_connector
 from workers.gateway.discovery import STALE_KEEP, Discovered, Discovery
 from workers.gateway.failure import HopFailed
 from workers.gateway.fetching import Fetcher
@@ -174,7 +175,10 @@ class Scene:
 
 
 @pytest_asyncio.fixture
-async def scene(tmp_path: Path, short_times: None) -> AsyncIterator[Scene]:
+async def scene(
+    tmp_path: Path, short_times: None, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Scene]:
+    monkeypatch.setattr(remote_connector, "MIN_ATTEMPT", 0.5)
     scene = Scene(tmp_path)
     await scene.start()
     yield scene
