@@ -146,6 +146,13 @@ def is_open(sock: socket.socket) -> bool:
     return False
 
 
+def has_answer(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.recv(1))
+    except BlockingIOError:
+        return False
+
+
 def all_closed(socks: list[socket.socket]) -> bool:
     return not any(map(is_open, socks))
 
@@ -457,13 +464,15 @@ async def test_res09_when_memory_is_short_strangers_make_room_and_sessions_stay(
     await victim.gateway.run("reload")
     await eventually(lambda: all_closed(socks), within=4.5, what="strangers are cut")
     late = victim.connect(victim.new_address())
-    await eventually(lambda: not is_open(late), within=2, what="no stranger is let in")
+    late.send(client_hello())
+    await asyncio.sleep(0.7)
+    assert not has_answer(late)
     await talk(juliet, romeo)
     assert await guest.acknowledged(wire) == 0
     await victim.wait_refused("memory", 10)
     victim.gateway.configure("gateway", max_worker_rss=None)
     await victim.gateway.run("reload")
-    await asyncio.sleep(1.2)
+    await eventually(lambda: has_answer(late), within=5, what="who waited is let in")
     guest.close(await join(guest, victim))
     guest.close(wire)
     late.close()

@@ -46,10 +46,11 @@ class Acceptor:
     def _accept(self, listening: socket.socket) -> None:
         admission = self._admission
         for accepted in range(ACCEPTED_PER_TURN):
-            if admission.is_full:
-                # Whoever waits in the kernel's queue costs nothing, and has its place in time.
+            if reason := admission.why_wait:
+                # Whoever waits in the kernel's queue costs nothing, and has its place in time, or
+                # one in another worker.
                 if not accepted:
-                    admission.refusals.note("strangers", "all places are taken", "strangers wait")
+                    admission.refusals.note(reason, "there is no place", "strangers wait")
                 self._listening.rest(listening, FULL_INTERVAL)
                 return
             try:

@@ -85,9 +85,12 @@ class Admission:
         self._windows: dict[str, Bucket] = {}
 
     @property
-    def is_full(self) -> bool:
-        """There is no place for one more stranger."""
-        return len(self.strangers) >= self._limits().unauthenticated
+    def why_wait(self) -> str:
+        """The reason that there is no place for any stranger, "" if there is one."""
+        if self.is_short_of:
+            return self.is_short_of
+        is_full = len(self.strangers) >= self._limits().unauthenticated
+        return "strangers" if is_full else ""
 
     def enter(self, address: str, descriptor: int = 0) -> Entry | None:
         """A place for a new connection, None to refuse it; `descriptor` is its socket's number.
@@ -153,10 +156,8 @@ class Admission:
     def _why_not(self, address: str, network: str) -> str:
         """The reason to refuse a connection, "" to let it in."""
         limits = self._limits()
-        if self.is_short_of:
-            return self.is_short_of
-        if self.is_full:
-            return "strangers"
+        if reason := self.why_wait:
+            return reason
         if address in self._proxies:
             return ""
         if self._strange[network] >= limits.unauthenticated_per_address:

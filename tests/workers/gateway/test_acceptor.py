@@ -114,6 +114,12 @@ async def test_when_all_places_are_taken_the_others_wait_for_theirs() -> None:
     scene.guests[0].entry.prove()
     clients[1].close()
     await until(lambda: len(scene.guests) == 4)
+    scene.admission.is_short_of = "memory"
+    clients[2].close()
+    await until(lambda: scene.refusals.counts["memory"] > 0)
+    assert len(scene.guests) == 4 and is_open(clients[4])
+    scene.admission.is_short_of = ""
+    await until(lambda: len(scene.guests) == 5)
     await scene.close()
 
 
