@@ -1,6 +1,6 @@
-"""Who may be connected to the public port: how many that have proved nothing, in all and from one
-address, how many from an address in all, and how often it may come.
+"""Who may be connected to the public port, and how often it may come.
 
+Counted are those who have proved nothing, in all and by address, and whoever else an address has.
 An address is an IPv4 address or the /64 of an IPv6 address: what one peer may be taken to have.
 When there are too many the newest is refused: the others may be honest.
 """
