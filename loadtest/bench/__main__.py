@@ -13,12 +13,10 @@ ledger does not say so, or something did not come up.
 
 import argparse
 import asyncio
-import signal
 import sys
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from loadtest.bench.flood import LedgerWrong
 from loadtest.bench.latency import latency
@@ -35,7 +33,7 @@ from loadtest.bench.sessions import sessions
 from loadtest.bench.sizes import sizes
 from loadtest.bench.throughput import inbound, journal, outbound
 from loadtest.bench.workers import workers
-from loadtest.stage.processes import StageError
+from loadtest.stage.processes import StageError, until_interrupted
 
 PARTS: dict[str, Part] = {
     "outbound": outbound,
@@ -106,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     broken = ""
     try:
         names = options.only or list(PARTS)
-        asyncio.run(_until_interrupted(measure(names, run, rows, seconds)))
+        asyncio.run(until_interrupted(measure(names, run, rows, seconds)))
     except (LedgerWrong, StageError) as exc:
         broken = str(exc)
     except asyncio.CancelledError:
@@ -121,14 +119,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if broken:
         console().print(f"[red]{broken}[/]", soft_wrap=True)
     return 1 if broken else 0
-
-
-async def _until_interrupted(work: Coroutine[Any, Any, None]) -> None:
-    task = asyncio.ensure_future(work)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
-    await task
 
 
 if __name__ == "__main__":

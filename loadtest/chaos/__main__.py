@@ -4,12 +4,10 @@ import argparse
 import asyncio
 import contextlib
 import json
-import signal
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from loadtest.chaos.faults import FAULTS, TIMES
 from loadtest.chaos.flap import DOMAINS, FlapRun
@@ -17,7 +15,7 @@ from loadtest.chaos.report import Progress, console, flap_table, show_run, table
 from loadtest.chaos.run import Run
 from loadtest.chaos.scene import Scene
 from loadtest.chaos.verdict import Outcome
-from loadtest.stage.processes import StageError
+from loadtest.stage.processes import StageError, until_interrupted
 
 RATE = 2000.0
 SECONDS = 8.0
@@ -91,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _flap(options)
     outcomes: list[Outcome] = []
     with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(_until_interrupted(play(options, outcomes)))
+        asyncio.run(until_interrupted(play(options, outcomes)))
     console().print(table(outcomes))
     if options.json:
         write_json(options.json, outcomes, rate=options.rate, seed=options.seed)
@@ -102,7 +100,7 @@ def _flap(options: argparse.Namespace) -> int:
     screen, progress = console(), Progress()
     run = FlapRun(options.flap, progress.line, keep_logs=options.keep)
     try:
-        asyncio.run(_until_interrupted(run.play()))
+        asyncio.run(until_interrupted(run.play()))
     except asyncio.CancelledError:
         return 1
     except StageError as exc:
@@ -116,14 +114,6 @@ def _flap(options: argparse.Namespace) -> int:
     if options.json:
         options.json.write_text(json.dumps(asdict(run.outcome), indent=1) + "\n")
     return 1 if run.outcome.broken else 0
-
-
-async def _until_interrupted(work: Coroutine[Any, Any, object]) -> None:
-    task = asyncio.ensure_future(work)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
-    await task
 
 
 if __name__ == "__main__":

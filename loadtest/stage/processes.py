@@ -6,8 +6,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 _POLL_INTERVAL = 0.02
 
@@ -26,6 +27,15 @@ async def eventually(
             text = what if isinstance(what, str) else what()
             raise StageError(f"not within {within:g} s: {text}")
         await asyncio.sleep(_POLL_INTERVAL)
+
+
+async def until_interrupted(work: Coroutine[Any, Any, object]) -> None:
+    """Do it, with its cleaning up, even if INT or TERM comes: then raises `CancelledError`."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    await task
 
 
 def accepts(address: str, port: int) -> bool:
