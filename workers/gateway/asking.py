@@ -25,6 +25,11 @@ PROGRESS_TIMEOUT = 35.0
 FIRST_ANSWER_TIMEOUT = 10.0
 # Never more bytes than this without an `<r/>` between: a slow peer's progress must show in time.
 ASK_BYTES = 65536
+# Asking and being answered costs 40 µs, or four stanzas of a full read. So few stanzas, sooner than
+# so many seconds after the last question, are not asked about yet: single ones at 2,000 a second
+# cost a fifth less, 16 to a read at 20,000 a second a tenth.
+ASK_PAUSE = 0.002
+FEW = 64
 # Ids of our own pings towards the local server begin with this.
 BARRIER = "fedgate-barrier-"
 
@@ -49,11 +54,15 @@ class Asking:
         self._is_answered = False
         self._unasked_bytes = 0
         self._progress_at = 0.0
+        self._asked_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
         """A new session: nothing is asked on it yet."""
         self._is_open = self._is_answered = False
         self._unasked_bytes = 0
+        self._asked_at = 0.0
+        self._stop_timer()
         self.note_progress()
 
     def note_progress(self) -> None:
@@ -93,9 +102,7 @@ class Asking:
         """At most one question is open: its answer sets the pace, not the number of batches."""
         if session.stream.sent.enabled:
             if not self._is_open and session.stream.sent.should_request():
-                self._is_open = True
-                self._unasked_bytes = 0
-                session.stream.request_ack()
+                self._ask_in_time(session)
         elif self._outbox.unmarked and not self._outbox.barrier_pending:
             token = f"{self._tag}.{secrets.token_hex(8)}"
             self._outbox.mark(token, self._loop.time())
@@ -105,6 +112,31 @@ class Asking:
             else:
                 local, remote = self._addresses
                 session.stream.send_element(elements.ping(remote, local, BARRIER + token))
+
+    def _ask_in_time(self, session: Session) -> None:
+        now, sent = self._loop.time(), session.stream.sent
+        wait = self._asked_at + ASK_PAUSE - now
+        if wait > 0 and sent.total - sent.requested_at < FEW:
+            if self._timer is None:
+                self._timer = self._loop.call_later(wait, self._ask_late, session)
+            return
+        self._stop_timer()
+        self._is_open = True
+        self._unasked_bytes = 0
+        self._asked_at = now
+        session.stream.request_ack()
+
+    def _ask_late(self, session: Session) -> None:
+        self._timer = None
+        self._asked_at = 0.0
+        if not session.ended:
+            self.ask(session)
+            session.write()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def insist(self, session: Session) -> str:
         """Ask again now and then; returns why to cut the session, "" to keep it."""

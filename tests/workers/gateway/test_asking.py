@@ -44,6 +44,38 @@ async def test_many_bytes_are_sent_with_questions_between(monkeypatch: pytest.Mo
 
 
 @on_quiet_loop
+async def test_few_are_asked_about_together_after_a_pause_and_many_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(asking, "ASK_PAUSE", 0.05)
+    far = await FarServer().serve_tcp()
+    peer = Peer()
+    peer.session = await far.connect(peer)
+    sent = peer.session.stream.sent
+    ask = Asking(Outbox(), DomainPair(LOCAL, REMOTE), "tag")
+    ask.begin()
+
+    def asked_after(count: int) -> int:
+        peer.session.stream.send_stanzas([message(str(number)) for number in range(count)])
+        ask.ask(peer.session)
+        peer.session.write()
+        return sent.requested_at
+
+    assert asked_after(1) == 1
+    ask.answered(1)
+    assert [asked_after(1), asked_after(2)] == [1, 1]
+    await until(lambda: sent.requested_at == 4)
+    ask.answered(3)
+    assert asked_after(asking.FEW) == 4 + asking.FEW
+    ask.answered(asking.FEW)
+    assert asked_after(1) == 4 + asking.FEW
+    peer.session.abort("done")
+    await until(lambda: ask._timer is None)  # nobody is asked any more
+    assert sent.requested_at == 4 + asking.FEW
+    await far.close()
+
+
+@on_quiet_loop
 async def test_without_acknowledgements_a_ping_is_the_barrier() -> None:
     far = await FarServer().serve_tcp()
     peer = Peer()
