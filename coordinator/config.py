@@ -262,7 +262,7 @@ class Limits:
         33554432, "bytes read per second from the sessions of one remote owner; 0: any number"
     )
     stanzas_per_second: int = option(
-        20000, "stanzas read per second from the sessions of one remote owner; 0: any number"
+        10000, "stanzas read per second from the sessions of one remote owner; 0: any number"
     )
     names_per_hour: int = option(
         20000, "new XML names read per hour from the sessions of one remote owner; 0: any number"

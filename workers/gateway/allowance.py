@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 from coordinator.config import Limits
 from workers.gateway.herd import site_of
 
-BURST = 3.0
+BURST = 1.0
 HOUR = 3600.0
 
 
