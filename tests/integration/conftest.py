@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from loadtest.stage.stage import Stage
 from loadtest.stage.users import User
+from tests.integration.rude_peer import RudePeer
 from tests.integration.spec_scene import Scene
 
 _HERE = Path(__file__).parent
@@ -83,6 +84,15 @@ async def scene() -> AsyncIterator[Scene]:
         yield scene
     finally:
         await scene.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def rude(scene: Scene) -> AsyncIterator[RudePeer]:
+    """A remote server that the scene's gateway dials."""
+    peer = RudePeer(scene.authority, scene.addresses.of(103))
+    await peer.start()
+    yield peer
+    await peer.stop()
 
 
 @pytest_asyncio.fixture(loop_scope="session", autouse=True)

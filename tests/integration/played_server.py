@@ -58,7 +58,7 @@ class ExpatStream:
         self._depth = 0
         self._begin = 0
         self._first: tuple[str, dict[str, str]] = ("", {})
-        self._parser = expat.ParserCreate("utf-8", " ")
+        self._parser = expat.ParserCreate("utf-8", "\x01")
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
 
@@ -70,7 +70,8 @@ class ExpatStream:
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self._depth += 1
         if self._depth == 2:
-            self._begin, self._first = self._parser.CurrentByteIndex, (name, attributes)
+            self._begin = self._parser.CurrentByteIndex
+            self._first = name.replace("\x01", " "), attributes
 
     def _end(self, name: str) -> None:
         self._depth -= 1
@@ -176,10 +177,13 @@ class PlayedServer:
         """A connection to the gateway's local port on which nothing was said yet."""
         return Raw(*await asyncio.open_connection(gateway_address, LOCAL_PORT))
 
+    def header_to(self, target: str) -> str:
+        return HEADER.format(self.domain, target, "")
+
     async def open_clear(self, gateway_address: str, target: str) -> Raw:
         """The same with the first headers exchanged: STARTTLS is asked for."""
         raw = await self.connect(gateway_address)
-        raw.send(HEADER.format(self.domain, target, ""))
+        raw.send(self.header_to(target))
         await raw.until("</stream:features>")
         return raw
 
@@ -192,7 +196,7 @@ class PlayedServer:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         context.load_cert_chain(self._pair.certificate, self._pair.key)
         await raw.writer.start_tls(context)
-        raw.send(HEADER.format(self.domain, target, ""))
+        raw.send(self.header_to(target))
         await raw.until("</stream:features>")
         return raw
 
@@ -201,7 +205,7 @@ class PlayedServer:
         raw = await self.open_secure(gateway_address, target)
         raw.send(auth(self.domain))
         await raw.until("<success[^>]*>")
-        raw.send(HEADER.format(self.domain, target, ""))
+        raw.send(self.header_to(target))
         await raw.until("</stream:features>")
         raw.send(f"<enable xmlns='{SM}'/>")
         await raw.until("<enabled[^>]*>")

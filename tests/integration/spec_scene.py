@@ -15,13 +15,13 @@ from loadtest.stage.addresses import DNS_PORT, S2S_PORT, Addresses
 from loadtest.stage.authority import TestAuthority
 from loadtest.stage.dns import StageDns
 from loadtest.stage.gateway import Gateway
-from loadtest.stage.peers import FRAMING, XmppProxyPeer
+from loadtest.stage.peers import FRAMING, SASL, XmppProxyPeer
 from loadtest.stage.wire import Wire, WireClosed, dial, tls_context
-from tests.integration.played_server import HEADER, PlayedServer, Raw, condition
+from tests.integration.played_server import PlayedServer, Raw, condition
 
 CAPULET, VERONA, MANTUA = "capulet.example", "verona.example", "mantua.example"
 OPEN = f"<open xmlns='{FRAMING}' from='{VERONA}' to='{CAPULET}' version='1.0'/>"
-LOCAL_HEADER = HEADER.format(CAPULET, MANTUA, "")
+AUTH = f"<auth xmlns='{SASL}' mechanism='EXTERNAL'>=</auth>"
 WITHIN = 5.0
 """Seconds in which an attack has ended its session."""
 
@@ -107,6 +107,21 @@ class Scene:
         await wire.receive()
         return wire
 
+    async def connect_raw(self, domain: str) -> Wire:
+        """An authenticated session of a domain on which acknowledgements are not enabled."""
+        wire = await dial(
+            f"wss://{CAPULET}/xmpp-s2s",
+            self.gateway.address,
+            tls_context(self._certificates[domain]),
+        )
+        header = OPEN.replace(VERONA, domain)
+        for text in (header, AUTH, header):
+            wire.send(text)
+            await wire.receive()
+            if text == header:
+                await wire.receive()
+        return wire
+
     async def guest(self) -> Wire:
         """Verona's authenticated session; a new one if the last has ended."""
         if self._guest is None or self._guest.protocol.state.name != "OPEN":
@@ -138,6 +153,15 @@ class Scene:
         wire.end()
         return end
 
+    async def refuses(self, condition: str, where: str, *data: str | bytes) -> None:
+        """An attack ends with this stream error ("" for none) and a closing tag, and that is all.
+
+        Nobody else notices, and nothing of it was forwarded.
+        """
+        end = await self.attack(where, *data)
+        assert (end.condition, end.is_closed) == (condition, True), end
+        await self.nothing_passed()
+
     async def _attack_locally(self, where: str, *data: str | bytes) -> Ending:
         raw = await self.open_local(where)
         for item in data:
@@ -155,14 +179,17 @@ class Scene:
         ]
         for id in pending:
             await self.server.wait_for(id, WITHIN)
-        assert not self.server.problems
-        for arrived in self.server.stanzas:
+        arrived_stanzas = self.server.stanzas.copy()
+        problems = self.server.problems.copy()
+        self.server.stanzas.clear()
+        self.server.problems.clear()
+        assert not problems
+        for arrived in arrived_stanzas:
             assert word.encode() not in arrived.raw, arrived.raw[:500]
         for peer in (self.verona, self.mantua):
             while not peer.stanzas.empty():
                 stanza = peer.stanzas.get_nowait()
                 assert "type='error'" in stanza or word not in stanza, stanza[:500]
-        self.server.stanzas.clear()
 
     def say(self, wire: Wire, sender: str, attributes: str = "") -> str:
         """Send a harmless message to the local server's juliet; its id."""
@@ -203,6 +230,13 @@ def local_message(inner: str = "<body>evil</body>", **options: str) -> str:
     """A stanza as users of the local server send it to mantua.example."""
     named = {"sender": f"juliet@{CAPULET}", "to": f"friar@{MANTUA}", **options}
     return message(inner, **named)
+
+
+async def expect(wire: Wire, text: str) -> str:
+    """The next message with this text; acknowledgements may come before it unasked."""
+    while text not in (received := await wire.receive(WITHIN)):
+        pass
+    return received
 
 
 async def ending(wire: Wire) -> Ending:
