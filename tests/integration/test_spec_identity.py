@@ -168,7 +168,7 @@ async def test_au_08_one_certificate_for_several_domains(scene: IdentityScene) -
     assert f"is for {DOMAIN}, {STRICT}, not for {BOUND}" in opened.features
 
 
-async def test_au_08_each_domain_may_have_authorities_of_its_own(scene: IdentityScene) -> None:
+async def test_au_26_each_domain_may_have_authorities_of_its_own(scene: IdentityScene) -> None:
     ours, theirs = scene.matrix.root, scene.partner_authority
     for authority, domain, reason in (
         (theirs, PARTNER, ""),
