@@ -77,6 +77,18 @@ async def test_stanzas_of_nobody_that_has_proved_it(scene: Scene, case: str) -> 
     await scene.refuses(condition, where, *texts)
 
 
+async def test_neg_02_a_stanza_behind_a_key_that_is_not_verified(scene: Scene) -> None:
+    """Without a certificate: a good one would prove the domain at once (XEP-0344 §2.4)."""
+    wire = await dial(f"wss://{CAPULET}/xmpp-s2s", scene.gateway.address, tls_context(None))
+    wire.send(OPEN)
+    key = DB.format(name="result", more=f"from='{VERONA}' to='{CAPULET}'")
+    wire.send(key.replace("/>", ">key</db:result>"))
+    wire.send(message())
+    end = await ending(wire)
+    assert (end.condition, end.is_closed) == ("not-authorized", True), end
+    await scene.nothing_passed()
+
+
 DIALLED = {
     "NEG-04 a stanza on a stream that goes one way": (
         ESTABLISHED,
@@ -155,11 +167,16 @@ async def test_depths_that_lxml_takes_are_returned(scene: Scene, case: str) -> N
     await scene.nothing_passed()
 
 
-@pytest.mark.parametrize("where", [GUEST, LOCAL_GUEST])
+BEYOND = {STRANGER: (1000, "policy-violation"), GUEST: (3000, "not-well-formed")}
+BEYOND[LOCAL_GUEST] = BEYOND[GUEST]
+
+
+@pytest.mark.parametrize("where", BEYOND)
 async def test_neg_08_a_depth_that_is_not_read_ends_the_stream(scene: Scene, where: str) -> None:
     make = local_message if where == LOCAL_GUEST else message
-    text = make("<a>" * 3000 + "evil" + "</a>" * 3000)
-    await scene.refuses("not-well-formed", where, text)
+    depth, condition = BEYOND[where]
+    text = make("<a>" * depth + "evil" + "</a>" * depth)
+    await scene.refuses(condition, where, text)
 
 
 CERTIFICATES = {
