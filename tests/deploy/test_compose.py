@@ -245,6 +245,7 @@ def test_the_form_for_a_server_on_the_host_fits_its_configuration() -> None:
     assert float(grace.removesuffix("s")) > config.gateway.drain_timeout
 
 
+@pytest.mark.timeout(300)
 def test_the_images_steps_make_a_fedgate_that_starts(tmp_path: Path) -> None:
     """The commands of the build stage, one after the other, in a clean directory."""
     text = (DEPLOY / "Dockerfile").read_text().partition("\n\nFROM ")[0].replace("\\\n", " ")
