@@ -15,6 +15,8 @@ from loadtest.stage.stage import PASSWORD
 
 BATCH = 64
 _ERROR = re.compile(rb" type=.error")
+_PING = re.compile(rb"<iq ([^>]*)>\s*<ping xmlns=.urn:xmpp:ping")
+_ATTRIBUTE = re.compile(rb"\b(from|to|id)=['\"]([^'\"]*)")
 WINDOW = 2000
 """Stanzas under way, at most: more would only wait inside a server."""
 
@@ -83,12 +85,25 @@ class Crossings:
         end = data.rfind(b">") + 1
         self._tail = data[end:]
         self._tally.add(numbers(data[:end]))
+        for reply in replies(data[:end]):
+            self._target.write(reply)
         self._fill()
 
     def _fill(self) -> None:
         while self._packets and self._sent - self._tally.arrived <= WINDOW - BATCH:
             self._sender.write(self._packets.pop())
             self._sent += BATCH
+
+
+def replies(data: bytes) -> list[bytes]:
+    """The answers to all pings (XEP-0199): by these a gateway knows what a server has taken."""
+    found = []
+    for head in _PING.findall(data):
+        of = dict(_ATTRIBUTE.findall(head))
+        found.append(
+            b"<iq type='result' from='%b' to='%b' id='%b'/>" % (of[b"to"], of[b"from"], of[b"id"])
+        )
+    return found
 
 
 def _spent(processes: Mapping[str, Sequence[int]]) -> dict[str, float]:
