@@ -44,6 +44,7 @@ _BY_TURN = 2
 _BY_RATE = 4
 _BY_HANDSHAKE = 8
 _BY_REST = 16
+_REST_CHECK = 0.01
 
 
 class ChannelOwner(Protocol):
@@ -237,6 +238,10 @@ class Channel(asyncio.BufferedProtocol):
         self._loop.call_soon(self._go_on, go_on)
 
     def _go_on(self, go_on: Callable[[], None]) -> None:
+        if self._held & _BY_RATE:
+            # Its share is used up: what it has sent already waits, too, or the debt would grow.
+            self._loop.call_later(_REST_CHECK, self._go_on, go_on)
+            return
         self._let_go(_BY_REST)
         go_on()
 

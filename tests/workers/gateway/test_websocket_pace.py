@@ -136,6 +136,19 @@ async def test_a_flood_of_small_frames_is_cut_in_turns_and_arrives_whole() -> No
 
 
 @on_both_loops
+async def test_a_flood_of_small_frames_is_not_cut_while_it_has_to_rest() -> None:
+    async with by_hand() as (websocket, owner, _, writer):
+        meter = websocket.meter = Meter()
+        meter.rests = [0.2]
+        writer.write(client_frame(Opcode.TEXT, b"<r/>") * 1000)
+        await owner.messages.get()
+        await asyncio.sleep(0.1)
+        assert sum(owner.batches) == MAX_FRAMES
+        for _ in range(999):
+            await owner.messages.get()
+
+
+@on_both_loops
 async def test_what_waits_for_its_turn_is_forgotten_with_the_connection() -> None:
     async with by_hand() as (websocket, owner, _, writer):
         writer.write(client_frame(Opcode.TEXT, b"<r/>") * 1000)
