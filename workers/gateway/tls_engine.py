@@ -109,17 +109,21 @@ class TLSEngine:
         raise AssertionError("SSL_read gave nothing and no reason")
 
     def send(self, data: bytes) -> None:
-        """Encrypt, in records of 16 KiB. Only after the handshake. Raises `TLSFailed`."""
-        ssl = self._connection._ssl
-        for start in range(0, len(data), RECORD):
+        """Encrypt, in records of 16 KiB, or of what a peer with little memory has asked for.
+
+        Only after the handshake. Raises `TLSFailed`.
+        """
+        ssl, start = self._connection._ssl, 0
+        while start < len(data):
             piece = data[start : start + RECORD]
             size = lib.SSL_write(ssl, piece, len(piece))
-            if size != len(piece):
+            if size <= 0:
                 try:
                     self._connection._raise_ssl_error(ssl, size)
                 except SSL.Error as exc:
                     raise TLSFailed(_reason(exc)) from exc
-                raise AssertionError("a memory BIO takes a whole record")
+                raise AssertionError("SSL_write took nothing and gave no reason")
+            start += size  # one record: less than the piece by max_fragment_length (RFC 6066 §4)
             self._collect()
 
     def shutdown(self) -> None:

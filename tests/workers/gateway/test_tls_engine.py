@@ -1,4 +1,6 @@
 import random
+import socket
+import subprocess
 
 import pytest
 from OpenSSL import SSL
@@ -180,3 +182,30 @@ def test_nothing_is_lost_however_both_ways_are_cut_from_the_first_byte_on(seed: 
 
     assert [got[1], got[0]] == sent
     assert min(map(len, sent)) > 0
+
+
+def test_a_peer_may_ask_for_small_records() -> None:
+    # RFC 6066 §4; pyOpenSSL's contexts offer no way to ask for it.
+    data = random.randbytes(100_000)
+    server = TLSEngine(server_context(SERVER), server=True)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        where = f"127.0.0.1:{listening.getsockname()[1]}"
+        client = subprocess.Popen(
+            ["openssl", "s_client", "-quiet", "-maxfraglen", "512", "-connect", where],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        listening.settimeout(10)
+        sock, _ = listening.accept()
+    with client, sock:
+        sock.settimeout(10)
+        while not server.established:
+            server.receive(sock.recv(65536))
+            sock.sendall(server.data_to_send())
+        server.send(data)
+        server.shutdown()
+        sock.sendall(server.data_to_send())
+        received, _ = client.communicate(timeout=10)
+
+    assert received == data
