@@ -76,7 +76,7 @@ class TrustedProxies:
             raise ForwardedRefused(f"{self._header}: {exc}") from exc
         try:
             return [x509.load_der_x509_certificate(der) for der in chain]
-        except ValueError as exc:
+        except (ValueError, x509.InvalidVersion) as exc:
             # The proxy's TLS has taken what cryptography cannot read: as without a proxy, it is
             # the same as having none.
             log.info("%s has a certificate that cannot be read: %s", self._header, exc)

@@ -14,7 +14,6 @@ from hashlib import sha256
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ObjectIdentifier
@@ -40,6 +39,7 @@ _SYSTEM_BUNDLES = (
 _XMPP_ADDR = ObjectIdentifier("1.3.6.1.5.5.7.8.5")
 _SRV_NAME = ObjectIdentifier("1.3.6.1.5.5.7.8.7")
 _SRV_PREFIX = "_xmpp-server."
+_NO_PROOF: tuple[type[Exception], ...] = (VerificationError, *rejection.MALFORMED)
 _UTF8_STRING = 0x0C
 _IA5_STRING = 0x16
 
@@ -191,7 +191,7 @@ def verify_chain(chain: Sequence[x509.Certificate], trust: Trust, now: float) ->
         verified = verifier.verify(chain[0], list(chain[1 : rejection.MAX_CHAIN]))
         names = _names(verified.subjects or (), verified.chain)
         weakness = rejection.weak_key(chain[0])
-    except (VerificationError, ValueError, UnsupportedAlgorithm) as exc:
+    except _NO_PROOF as exc:
         raise CertificateRejected(rejection.explain(chain, trust.authorities, at, exc)) from exc
     if weakness:
         raise CertificateRejected(f"the certificate {weakness}")

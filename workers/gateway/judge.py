@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 
 from workers.gateway import rejection
 from workers.gateway.discovery import Discovery
@@ -140,5 +139,5 @@ def may_prove(chain: Sequence[x509.Certificate]) -> bool:
             and not rejection.time_problem(chain[0], datetime.now(UTC))
             and not rejection.weak_key(chain[0])
         )
-    except (ValueError, UnsupportedAlgorithm):
+    except rejection.MALFORMED:
         return False

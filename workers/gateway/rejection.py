@@ -24,6 +24,14 @@ MAX_COMPARISONS = 16384
 _VERIFIERS_NOISE = re.compile(
     r"^validation failed: (candidates exhausted: )?| \(encountered processing .*", re.DOTALL
 )
+# Certificates are parsed piece by piece: one may be loaded and break when an extension is read.
+MALFORMED: tuple[type[Exception], ...] = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 _T = TypeVar("_T", bound=x509.ExtensionType)
 
 
@@ -40,8 +48,7 @@ def explain(
             or _chain_problem(chain, authorities, at)
             or "the certificate does not verify: " + printable(_VERIFIERS_NOISE.sub("", str(error)))
         )
-    except (ValueError, UnsupportedAlgorithm) as exc:
-        # Certificates are parsed piece by piece: a bad one may break when an extension is read.
+    except MALFORMED as exc:
         return f"the certificate is malformed: {printable(str(exc))}"
 
 
@@ -63,7 +70,7 @@ def issues_for_servers(usage: x509.ExtendedKeyUsage | None) -> bool:
 def is_costly(chain: Sequence[x509.Certificate]) -> bool:
     """Whether a chain, leaf first, is made to keep its reader busy.
 
-    Raises ValueError for a malformed extension.
+    Raises one of `MALFORMED`.
     """
     names = _extension(chain[0], x509.SubjectAlternativeName)
     constraints = [_extension(issuer, x509.NameConstraints) for issuer in chain[1:MAX_CHAIN]]

@@ -168,7 +168,7 @@ class TLSEngine:
         try:
             leaf = self._connection.get_peer_certificate(as_cryptography=True)
             chain = self._connection.get_peer_cert_chain(as_cryptography=True) or []
-        except ValueError:
+        except (ValueError, x509.InvalidVersion):
             return []  # not DER that cryptography accepts: the same as having none
         if leaf is None:
             return []

@@ -21,6 +21,9 @@ def der(*certificates: x509.Certificate) -> bytes:
     return b"".join(each.public_bytes(Encoding.DER) for each in certificates)
 
 
+OF_NO_VERSION = der(LEAF).replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07")
+
+
 def b64(*certificates: x509.Certificate) -> str:
     return base64.b64encode(der(*certificates)).decode()
 
@@ -116,6 +119,7 @@ def test_a_broken_chain_is_refused(chain: str) -> None:
         (RFC9440, f":{b64(LEAF, MIDDLE)}:"),
         (NGINX, escaped(pem(LEAF).replace("MII", "AII", 1))),
         (TRAEFIK, b64(LEAF)[:-40]),
+        (TRAEFIK, base64.b64encode(OF_NO_VERSION).decode()),
     ],
 )
 def test_what_is_no_certificate_is_as_good_as_none(name: str, value: str) -> None:

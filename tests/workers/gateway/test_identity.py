@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.verification import Store
 from hypothesis import given
@@ -284,3 +285,16 @@ def test_a_leaf_alone_is_good_when_its_intermediate_is_in_the_bundle(authority):
     bundle = (authority.certificate, intermediate.certificate)
     trust = Trust("bundle.pem", bundle, Store(list(bundle)))
     assert verify_chain(leaf.chain[:1], trust, AT).dns == {"a.example"}
+
+
+def test_a_certificate_that_breaks_when_it_is_read_is_malformed(authority):
+    """Not all that `cryptography` raises then is a ValueError."""
+    x400 = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, b"\x30\x04\xa3\x02\x05\x00")
+    strange_name = authority.issue(None, critical=[x400]).chain[0]
+    kinds = [x509.ObjectIdentifier(f"1.2.3.4.{last}") for last in (5, 6)]
+    unknown = [x509.UnrecognizedExtension(kind, b"\x05\x00") for kind in kinds]
+    der = authority.issue(dns("a.example"), critical=unknown).chain[0].public_bytes(Encoding.DER)
+    twice = x509.load_der_x509_certificate(der.replace(b"\x2a\x03\x04\x06", b"\x2a\x03\x04\x05"))
+    for leaf in (strange_name, twice):
+        with pytest.raises(CertificateRejected, match="malformed"):
+            verify_chain([leaf], authority.trust, AT)
