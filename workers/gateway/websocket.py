@@ -175,6 +175,13 @@ class WebSocket:
             self._buffer.clear()
             self._take(data, 0)
 
+    def _cut_all(self) -> None:
+        """The end has come in the same read (close_notify): there is no next turn."""
+        left = -1
+        while self._buffer and len(self._buffer) != left:
+            left = len(self._buffer)
+            self._go_on()
+
     def _take(self, data: bytes, size: int) -> None:
         """Cut what is there; `size` of it is new."""
         messages = self._cut(data)
@@ -213,6 +220,7 @@ class WebSocket:
         self._uncommon = 0
 
     def eof_received(self) -> None:
+        self._cut_all()
         self._protocol.receive_eof()
         self._write_protocol()
         self._tell_closed(1006, "the peer ended the connection without a Close frame")

@@ -157,3 +157,13 @@ async def test_what_waits_for_its_turn_is_forgotten_with_the_connection() -> Non
         assert (await owner.closes.get())[0] == 1006
         await asyncio.sleep(0.05)
         assert sum(owner.batches) < 1000
+
+
+@on_both_loops
+async def test_nothing_waits_for_its_turn_beyond_the_end_of_the_connection() -> None:
+    async with by_hand() as (websocket, owner, _, _writer):
+        # As the channel calls it when close_notify comes in the same read.
+        websocket.data_received(client_frame(Opcode.TEXT, b"<r/>") * 1000 + b"\x81")
+        websocket.eof_received()
+        assert (await owner.closes.get())[0] == 1006
+        assert sum(owner.batches) == 1000
