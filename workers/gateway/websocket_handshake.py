@@ -252,9 +252,11 @@ class AcceptedWebSocket(_OpeningWebSocket):
                 log.warning("the proxy %s forwards no usable certificate: %s", sender, exc)
                 return HTTPStatus.BAD_REQUEST
         address = proxies.address_of_peer(sender, headers)
-        if address != sender and not self._name_peer(address):
-            return HTTPStatus.TOO_MANY_REQUESTS
-        return None
+        if address == sender:
+            return None
+        if self._forwarded_chain is None:
+            self._forwarded_chain = []  # a proxy may show a certificate, too, but it is not theirs
+        return None if self._name_peer(address) else HTTPStatus.TOO_MANY_REQUESTS
 
     def _open_with(self, request: Request, response: Response) -> None:
         if self._deadline is not None:

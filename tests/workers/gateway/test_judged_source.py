@@ -165,15 +165,20 @@ async def test_a_certificate_that_nobody_may_forward_counts_nothing(
     assert ("via" in shown["peer"]) == ("tls" in websocket)
 
 
+@pytest.mark.parametrize(
+    ("header", "headers"),
+    [("Client-Cert", {}), ("", {"X-Forwarded-For": "203.0.113.5"})],
+    ids=["forwards certificates", "forwards none"],
+)
 @on_quiet_loop
-async def test_the_proxys_own_certificate_is_not_the_peers(gateway: GatewayScene) -> None:
+async def test_the_proxys_own_certificate_is_not_the_peers(
+    gateway: GatewayScene, header: str, headers: dict[str, str]
+) -> None:
     await gateway.start(
-        websocket={
-            "trusted_proxies": ("127.0.0.1/32",),
-            "client_certificate_header": "Client-Cert",
-        }
+        websocket={"trusted_proxies": ("127.0.0.1/32",), "client_certificate_header": header}
     )
-    peer = await gateway.open_remote()  # TLS shows remote's certificate, the header none
+    # TLS shows remote's certificate, the header none.
+    peer = await gateway.open_remote(headers=headers)
     (shown,) = gateway.public.describe()
     assert shown["authenticated_by"] == "dialback"
     peer.session.close()
