@@ -93,6 +93,7 @@ class Channel(asyncio.BufferedProtocol):
         "_tls",
         "_tls_told",
         "_transport",
+        "_unread",
         "owner",
         "peername",
         "turns",
@@ -115,6 +116,7 @@ class Channel(asyncio.BufferedProtocol):
         self._closing = False
         self._held = 0
         self._is_choked = False
+        self._unread = 0
         self._eof = False
         self._reason: str | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
@@ -154,9 +156,13 @@ class Channel(asyncio.BufferedProtocol):
                 self._fail(f"TLS: {exc}")
                 return
             data = tls.data_to_send()
-        if self._is_choked and transport.get_write_buffer_size() > MAX_UNREAD:
-            self.abort(UNREAD)
-            return
+        if self._is_choked:
+            self._unread += len(data)
+            # What a resumed session sends again at once may be more, and is not for the asking.
+            is_asked_for = self._unread > MAX_UNREAD - HIGH_WATER
+            if is_asked_for and transport.get_write_buffer_size() > MAX_UNREAD:
+                self.abort(UNREAD)
+                return
         transport.write(data)
 
     def start_tls(
@@ -354,6 +360,7 @@ class Channel(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._is_choked = True
+        self._unread = 0
         if self.owner is not None and not self._closing:
             self.owner.write_paused()
 

@@ -110,3 +110,17 @@ async def test_answers_that_nobody_reads_end_the_connection() -> None:
     assert owner.reason == UNREAD
     assert most <= channel_module.MAX_UNREAD + 2 * 65536
     peer.close()
+
+
+@on_both_loops
+async def test_much_that_was_sent_at_once_may_wait_for_a_slow_reader() -> None:
+    owner = RecordingOwner()
+    peer, accepted = tcp_pair()
+    channel = await adopt_channel(owner, accepted)
+    channel.write(bytes(2 * channel_module.MAX_UNREAD))  # as when a session is resumed
+    await owner.wait_for("write_paused")
+    assert channel.buffered > channel_module.MAX_UNREAD
+    channel.write(b"<r/>")
+    await asyncio.sleep(0.02)
+    assert "closed" not in owner.told
+    await end(channel, owner, peer)
