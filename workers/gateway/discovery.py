@@ -290,7 +290,8 @@ class Discovery:
             return known
         heard = self._heard.get(domain)
         try:
-            if not asker and heard is not None and heard.targets and self._is_fresh(heard):
+            # Not the last resort of a failed lookup: others would take that for news.
+            if not asker and heard and heard.source == "host-meta" and self._is_fresh(heard):
                 return await self._keep(domain, heard)
             entry = await self._ask(domain, asker)
         except Busy as exc:

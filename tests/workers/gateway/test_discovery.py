@@ -485,6 +485,9 @@ async def test_a_stranger_is_told_what_we_know(scene):
     scene.now += TTL
     assert (await discovery.find("a.example", asker=STRANGER)).source == "stale"
     assert discovery._entries["a.example"].source == "host-meta"
+    stored = dict(scene.shared)
+    assert (await discovery.find("a.example")).source == "stale"
+    assert scene.shared == stored  # not told to others as if it were news
 
 
 async def test_who_comes_when_all_places_are_taken_proves_nothing(scene, monkeypatch):
