@@ -307,7 +307,10 @@ class Channel(asyncio.BufferedProtocol):
             # There is more, and the loop would read it at once: the others first.
             self._hold(_BY_TURN)
             self._loop.call_soon(self._let_go, _BY_TURN)
-        data = bytes(_buffer[:nbytes])
+        self.take(bytes(_buffer[:nbytes]))
+
+    def take(self, data: bytes) -> None:
+        """Take what was read, a stranger's handshake when it has its turn."""
         tls = self._tls
         if self.turns is not None and tls is not None and not tls.established:
             self._hold(_BY_HANDSHAKE)
@@ -320,7 +323,7 @@ class Channel(asyncio.BufferedProtocol):
         self._let_go(_BY_HANDSHAKE)
 
     def data_received(self, data: bytes) -> None:
-        """Take what was read."""
+        """Take what was read, now."""
         if self._closing:
             return
         if self._quick_ack_socket is not None:

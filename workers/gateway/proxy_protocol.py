@@ -111,7 +111,7 @@ class Introduction:
         self._give_back()
         self._introduced(address if size else None)
         if rest := bytes(self._data[size:]):
-            self._channel.data_received(rest)
+            self._channel.take(rest)
 
     def _give_back(self) -> None:
         self._channel.owner = self._owner

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -19,6 +19,7 @@ from workers.gateway.proxy_protocol import MAX_HEADER, InvalidProxyHeader, read_
 from workers.gateway.refusals import Refusals
 from workers.gateway.tls import client_context, server_context
 from workers.gateway.tls_engine import TLSEngine
+from workers.gateway.turns import Turns
 from workers.gateway.websocket_handshake import AcceptedWebSocket, Endpoint
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
@@ -97,6 +98,7 @@ async def listening(
     trusted: str = "127.0.0.1/32",
     admission: Admission | None = None,
     secure: bool = True,
+    turns: Turns | None = None,
 ) -> AsyncIterator[tuple[int, list[AcceptedWebSocket]]]:
     opened: list[AcceptedWebSocket] = []
 
@@ -109,6 +111,7 @@ async def listening(
         new_owner=new_owner,
         context=server_context(SERVER) if secure else None,
         proxies=TrustedProxies((trusted,), "Client-Cert"),
+        turns=turns or Turns(),
     )
     clock = asyncio.get_running_loop().time
     admission = admission or Admission(Limits, Refusals(clock), clock)
@@ -171,6 +174,23 @@ async def test_a_passed_through_peer_is_known_by_its_own_address_and_certificate
         # Its headers are its own words, not the proxy's.
         assert websocket.peer_address == address
         assert websocket.peer_chain() == [*CLIENT.chain]
+
+
+class CountedTurns(Turns):
+    count = 0
+
+    def wait(self, step: Callable[[], None]) -> None:
+        self.count += 1
+        super().wait(step)
+
+
+@on_both_loops
+async def test_the_handshake_of_a_passed_through_peer_takes_its_turns() -> None:
+    turns = CountedTurns()
+    async with listening(turns=turns) as (port, _):
+        await upgrade(port, over(0x11, "203.0.113.5"))
+
+    assert turns.count >= 2  # one for the ClientHello, which came with the header
 
 
 @on_both_loops
