@@ -50,7 +50,8 @@ def why_insecure(url: str) -> str | None:
     if not parts.scheme.startswith("rediss"):
         return "it is on another machine and has no TLS (rediss://)"
     query = dict(parse_qsl(parts.query))
-    if query.get("ssl_cert_reqs", "required") != "required" or "ssl_check_hostname" in query:
+    checks_name = query.get("ssl_check_hostname", "true").lower() == "true"
+    if query.get("ssl_cert_reqs", "required") != "required" or not checks_name:
         return "its TLS does not verify the server"
     if not (parts.password or query.get("password") or query.get("ssl_certfile")):
         return "it has neither a password nor a client certificate (?ssl_certfile=)"

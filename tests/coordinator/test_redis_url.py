@@ -47,6 +47,7 @@ def test_a_wrong_url_is_refused_without_showing_it(url: str) -> None:
         "rediss+cluster://user:secret@10.0.0.1,10.0.0.2",
         "rediss+sentinel://:secret@10.0.0.1/main",
         "rediss://redis.example?password=secret",
+        "rediss://:secret@redis.example?ssl_check_hostname=true",
     ],
 )
 def test_what_is_here_or_protected_is_well(url: str) -> None:
