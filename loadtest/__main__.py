@@ -1,7 +1,7 @@
 """`python -m loadtest`: a gateway with its sink on loopback, and locust against it.
 
-All other options are locust's and the load test's (`locust -f loadtest/locustfile.py --help`).
-Without `--preset` it is `mixed`. The exit code is locust's: 0 if no threshold holds.
+All other options are locust's (`locust --help`) and those of the load test, below, which locust's
+own help leaves out. Without `--preset` it is `mixed`. The exit code is locust's: 0 if no threshold holds.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from loadtest.load.options import DEFAULT_PRESET, chosen_preset
+from loadtest.load.options import DEFAULT_PRESET, add_options, chosen_preset
 from loadtest.rig import DOMAIN, Rig
 from loadtest.stage.processes import StageError
 
@@ -25,12 +25,19 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m loadtest",
         description=__doc__,
+        epilog=_other_options(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--gateway-workers", type=int, default=1, help="worker processes it has")
     top.add_argument("--report", default="loadtest-report", help="stem of the report's files")
     top.add_argument("--keep", action="store_true", help="keep the directory with logs and state")
     return top
+
+
+def _other_options() -> str:
+    shown = argparse.ArgumentParser(add_help=False, usage=argparse.SUPPRESS)
+    add_options(shown)
+    return shown.format_help()
 
 
 def locust_command(rig: Rig, options: argparse.Namespace, rest: Sequence[str]) -> list[str]:

@@ -59,3 +59,8 @@ def test_the_gateway_finds_every_domain_at_the_load_process(rig: Rig) -> None:
     options = rig.gateway.options
     assert options['remote."*"'] == {"url": f"wss://{rig.peers}/xmpp-s2s"}
     assert options["local"]["server"] == f"{rig.addresses.of(11)}:5269"
+
+
+def test_its_help_tells_the_options_that_locusts_help_leaves_out() -> None:
+    shown = parser().format_help()
+    assert all(option in shown for option in ("--gateway-workers", "--mix", "--fail-if", "--rate"))
