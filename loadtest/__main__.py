@@ -1,7 +1,8 @@
 """`python -m loadtest`: a gateway with its sink on loopback, and locust against it.
 
 All other options are locust's (`locust --help`) and those of the load test, below, which locust's
-own help leaves out. Without `--preset` it is `mixed`. The exit code is locust's: 0 if no threshold holds.
+own help leaves out. Without `--preset` it is `mixed`. The exit code is locust's: 0 if no threshold
+holds.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from workers.gateway.admission import Admission, Entry
-from workers.gateway.channel import Channel, adopt_channel_as
+from workers.gateway.channel import Channel, adopt_channel
 from workers.gateway.listening import Listening
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Acceptor:
 
     async def _adopt(self, sock: socket.socket, entry: Entry) -> None:
         try:
-            await adopt_channel_as(self._make(entry), sock)
+            await adopt_channel(self._make(entry), sock)
         except OSError as exc:
             log.debug("%s was gone before it was served: %s", entry.address, exc)
             entry.leave()

@@ -1,7 +1,8 @@
 """One TCP connection, with TLS that may be switched on at any moment, on uvloop or asyncio.
 
-    channel = await open_channel(owner, (host, port))     or   await adopt_channel(owner, sock)
-    owner.connected() → … → owner.closed(reason)          exactly once each
+    channel = Channel(owner)
+    await adopt_channel(channel, sock)              or   await loop.create_connection(…)
+    owner.connected() → … → owner.closed(reason)    exactly once each
 
 Writes of one loop turn are collected and leave as one run of TLS records in one transport.write.
 """
@@ -444,36 +445,11 @@ class Channel(asyncio.BufferedProtocol):
         self._linger_timer = self._loop.call_later(LINGER_TIMEOUT, self._linger)
 
 
-async def open_channel(
-    owner: ChannelOwner, address: tuple[str, int] | str, *, quick_ack: bool = False
-) -> Channel:
-    """Connect to (host, port) or a unix socket path. Raises `OSError`; sets no deadline.
+async def adopt_channel(channel: Channel, sock: socket.socket) -> None:
+    """Put a channel that has an owner on a connected socket.
 
-    `owner.connected` has been called when this returns.
+    `owner.connected` has been called when this returns. Raises `OSError`, with the socket closed.
     """
-    loop = asyncio.get_running_loop()
-    channel = Channel(owner, quick_ack=quick_ack)
-    if isinstance(address, str):
-        await loop.create_unix_connection(lambda: channel, address)
-    else:
-        await loop.create_connection(lambda: channel, *address)
-    return channel
-
-
-async def adopt_channel(
-    owner: ChannelOwner, sock: socket.socket, *, quick_ack: bool = False
-) -> Channel:
-    """Take over a connected socket, such as one received from another worker.
-
-    Raises `OSError`; the socket is closed then.
-    """
-    channel = Channel(owner, quick_ack=quick_ack)
-    await adopt_channel_as(channel, sock)
-    return channel
-
-
-async def adopt_channel_as(channel: Channel, sock: socket.socket) -> None:
-    """Put a channel that has an owner on a connected socket; as `adopt_channel`."""
     try:
         sock.setblocking(False)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: channel, sock)

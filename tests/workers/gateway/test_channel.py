@@ -6,6 +6,7 @@ import struct
 
 import pytest
 
+from tests.workers.gateway.channels import channel_on, open_channel
 from tests.workers.gateway.wire_bench import (
     RecordingOwner,
     mint,
@@ -15,7 +16,7 @@ from tests.workers.gateway.wire_bench import (
 )
 from workers.gateway import channel as channel_module
 from workers.gateway.certificates import parse_pair
-from workers.gateway.channel import Channel, adopt_channel, open_channel
+from workers.gateway.channel import Channel
 from workers.gateway.tls import client_context, server_context
 
 SERVER_PEM = mint_pem(["gw.example"])
@@ -36,7 +37,7 @@ async def adopted(owner: RecordingOwner) -> tuple[Channel, socket.socket]:
         peer = socket.create_connection(listener.getsockname())
         accepted, _ = listener.accept()
     peer.setblocking(False)
-    return await adopt_channel(owner, accepted), peer
+    return await channel_on(owner, accepted), peer
 
 
 async def adopted_with_streams(owner: RecordingOwner) -> tuple[Channel, Streams]:
@@ -380,7 +381,7 @@ async def test_quick_ack_is_asked_for_on_every_read() -> None:
     with listening() as listener:
         peer = socket.create_connection(listener.getsockname())
         accepted, _ = listener.accept()
-    channel = await adopt_channel(owner, accepted, quick_ack=True)
+    channel = await channel_on(owner, accepted, quick_ack=True)
 
     peer.sendall(b"data")
     await owner.wait_for_data(4)
@@ -397,7 +398,7 @@ async def test_a_closed_socket_cannot_be_adopted() -> None:
     sock.close()
 
     with pytest.raises(OSError):
-        await adopt_channel(RecordingOwner(), sock)
+        await channel_on(RecordingOwner(), sock)
 
 
 @on_both_loops

@@ -3,9 +3,10 @@
 import asyncio
 import socket
 
+from tests.workers.gateway.channels import channel_on
 from tests.workers.gateway.wire_bench import RecordingOwner, on_both_loops
 from workers.gateway import channel as channel_module
-from workers.gateway.channel import READ_SIZE, UNREAD, Channel, adopt_channel
+from workers.gateway.channel import READ_SIZE, UNREAD, Channel
 
 
 class Reader(RecordingOwner):
@@ -47,7 +48,7 @@ async def test_a_flood_is_read_in_turns_with_the_others() -> None:
     assert sent > 8 * READ_SIZE
     readers = [Reader("flood", order), Reader("quiet", order)]
     channels = [
-        await adopt_channel(reader, far)
+        await channel_on(reader, far)
         for reader, (_, far) in zip(readers, (flood, quiet), strict=True)
     ]
     await readers[0].wait_for_data(1)
@@ -66,7 +67,7 @@ async def test_a_flood_is_read_in_turns_with_the_others() -> None:
 async def test_who_must_rest_is_not_read_whatever_its_owner_does() -> None:
     owner = RecordingOwner()
     peer, accepted = tcp_pair()
-    channel = await adopt_channel(owner, accepted)
+    channel = await channel_on(owner, accepted)
     loop = asyncio.get_running_loop()
     began = loop.time()
     channel.pause_reading()
@@ -89,7 +90,7 @@ async def test_who_must_rest_is_not_read_whatever_its_owner_does() -> None:
 async def test_who_rests_is_read_again_to_be_closed() -> None:
     owner = RecordingOwner()
     peer, accepted = tcp_pair()
-    channel = await adopt_channel(owner, accepted)
+    channel = await channel_on(owner, accepted)
     channel.rest(60.0)
     channel.close("enough")
     peer.close()
@@ -101,7 +102,7 @@ async def test_who_rests_is_read_again_to_be_closed() -> None:
 async def test_answers_that_nobody_reads_end_the_connection() -> None:
     owner = RecordingOwner()
     peer, accepted = tcp_pair()
-    channel = await adopt_channel(owner, accepted)
+    channel = await channel_on(owner, accepted)
     most = 0
     while "closed" not in owner.told:
         channel.write(bytes(65536))
