@@ -261,7 +261,7 @@ async def test_xml_12_new_names_grow_memory_no_faster_than_they_come(scene: Scen
 
 
 async def test_xml_12_who_brings_too_many_new_names_is_sent_away(scene: Scene) -> None:
-    """And not let in again before the hour has paid for it (`limits.names_per_hour`)."""
+    """And not let in again for a minute (`limits.names_per_hour`)."""
     domain = "names.example"
     peer = XmppProxyPeer(domain, scene.addresses.of(104), scene.authority.issue(domain))
     wire = await scene.connect(peer)

@@ -12,23 +12,27 @@ from workers.gateway.herd import site_of
 
 BURST = 1.0
 HOUR = 3600.0
+# For so many seconds at most an owner stays away for names: one user of an honest server may have
+# sent them, and the memory is bounded by `gateway.max_names` all the same.
+LONGEST_DEBT = 60.0
 
 
 class Bucket:
     """So much per second; what was not used is saved for `burst` seconds."""
 
-    __slots__ = ("_burst", "_cost", "_paid_until")
+    __slots__ = ("_burst", "_cost", "_debt", "_paid_until")
 
-    def __init__(self, rate: float, *, burst: float = BURST) -> None:
-        """`rate` 0: any number."""
+    def __init__(self, rate: float, *, burst: float = BURST, debt: float = float("inf")) -> None:
+        """`rate` 0: any number. What goes beyond `debt` seconds is forgiven."""
         self._cost = 1 / rate if rate else 0.0
         self._burst = burst
+        self._debt = debt
         self._paid_until = float("-inf")
 
     def take(self, count: float, now: float) -> float:
         """Take `count`, whatever is left; returns for how many seconds to take no more."""
         paid = max(self._paid_until, now - self._burst) + count * self._cost
-        self._paid_until = paid
+        self._paid_until = paid = min(paid, now + self._debt)
         return paid - now
 
     def take_if_left(self, count: float, now: float) -> bool:
@@ -54,7 +58,7 @@ class Allowance:
     ) -> None:
         self._bytes = Bucket(bytes_per_second)
         self._stanzas = Bucket(stanzas_per_second)
-        self._names = Bucket(names_per_hour / HOUR, burst=HOUR)
+        self._names = Bucket(names_per_hour / HOUR, burst=HOUR, debt=LONGEST_DEBT)
 
     def take(self, size: int, stanzas: int, now: float) -> float:
         """One read of a session; returns for how many seconds it should not read, 0.0 mostly."""
