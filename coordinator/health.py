@@ -13,6 +13,7 @@ from coordinator.workforce import Incarnation
 
 TICK = 1.0  # seconds between two looks; a worker reports as often
 YOUNG = 60.0  # seconds in which a worker is not replaced, however large it is: no endless renewal
+LONG_SHORT = 300  # seconds short of memory, below the bound, from which on that will not pass
 PATIENCE = 3600.0  # seconds after which one that holds too many names is replaced in any case
 
 
@@ -63,6 +64,9 @@ class Renewals:
         rss, names = report.get("rss_bytes"), report.get("names")
         if limits.max_worker_rss and isinstance(rss, int) and rss > limits.max_worker_rss:
             return f"uses {rss} bytes of memory, gateway.max_worker_rss is {limits.max_worker_rss}"
+        short = report.get("short_of_memory")
+        if isinstance(short, int) and short > LONG_SHORT:
+            return f"has let in no stranger for {short} s, for want of memory"
         if not limits.max_names or not isinstance(names, int) or names <= limits.max_names:
             return ""
         if worker != self._doubled_for:

@@ -256,6 +256,7 @@ class Worker:
             "routes": self.local.routes,
             "rss_bytes": self.budget.rss,
             "descriptors": self.budget.descriptors,
+            "short_of_memory": self.budget.short_for,
             "names": names_held(),
             "journal_bytes": self.control.journal.bytes,
             "journal_entries": self.control.journal.entries,

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from coordinator.config import Gateway
-from coordinator.health import PATIENCE, YOUNG, Renewals, is_hung, silent_ticks
+from coordinator.health import LONG_SHORT, PATIENCE, YOUNG, Renewals, is_hung, silent_ticks
 from coordinator.processes import ProcessName
 from coordinator.reception import Link
 from coordinator.workforce import Incarnation, Slot, State
@@ -86,6 +86,13 @@ NAMES = {"rss_bytes": 1, "names": 101}
 def least_age(renewals: Renewals, worker: str) -> int:
     """The age in seconds at which a worker that always holds too many names is replaced."""
     return next(age for age in range(8000) if renewals.why_renew(worker, NAMES, age, LIMITS))
+
+
+def test_a_worker_that_stays_short_of_memory_is_replaced_before_it_reaches_the_bound():
+    report = {"rss_bytes": 900, "names": 1, "short_of_memory": LONG_SHORT}
+    assert Renewals().why_renew("w", report, YOUNG, LIMITS) == ""
+    report["short_of_memory"] += 1
+    assert Renewals().why_renew("w", report, YOUNG, LIMITS).startswith("has let in no stranger")
 
 
 def test_each_renewal_for_names_doubles_the_age_of_the_next():

@@ -53,6 +53,8 @@ class Budget:
         self._admission = admission
         self._router = router
         self._measure = measure
+        self.short_for = 0
+        """Seconds, as counted by `each_second`, for which memory has been short."""
 
     def each_second(self) -> None:
         """Measure, and make room where it is needed."""
@@ -79,6 +81,7 @@ class Budget:
             if not admission.is_short_of:
                 log.warning("%d bytes of memory are in use: no stranger is let in", rss)
             admission.is_short_of = "memory"
+        self.short_for = self.short_for + 1 if admission.is_short_of else 0
         if most and rss >= most * TIGHT_SHARE:
             admission.shed(len(admission.strangers) // 2 + 1, "memory")
 
@@ -100,7 +103,7 @@ def _lowest_free(most: int) -> int:
     try:
         lowest = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as exc:
-        if exc.errno != errno.EMFILE:
+        if exc.errno not in (errno.EMFILE, errno.ENFILE):
             raise
         return most
     os.close(lowest)

@@ -85,8 +85,10 @@ async def test_with_memory_short_strangers_stay_out_and_then_make_room(account: 
     scene.rss = 82 * MIB
     scene.budget.each_second()
     assert scene.admission.enter("192.0.2.99") is None
+    assert scene.budget.short_for == 6
     scene.rss = 79 * MIB
     scene.budget.each_second()
+    assert scene.budget.short_for == 0
     assert scene.admission.enter("192.0.2.99") is not None
 
 
