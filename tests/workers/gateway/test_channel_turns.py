@@ -117,7 +117,7 @@ async def test_answers_that_nobody_reads_end_the_connection() -> None:
 async def test_much_that_was_sent_at_once_may_wait_for_a_slow_reader() -> None:
     owner = RecordingOwner()
     peer, accepted = tcp_pair()
-    channel = await adopt_channel(owner, accepted)
+    channel = await channel_on(owner, accepted)
     channel.write(bytes(2 * channel_module.MAX_UNREAD))  # as when a session is resumed
     await owner.wait_for("write_paused")
     assert channel.buffered > channel_module.MAX_UNREAD
