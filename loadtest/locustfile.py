@@ -11,7 +11,14 @@ from typing import Any, NoReturn
 
 from coordinator.address import InvalidAddress
 from loadtest.load.harness import LoadTest
-from loadtest.load.options import OptionProblem, add_options, fleet_settings, parse_mix
+from loadtest.load.options import (
+    OptionProblem,
+    add_options,
+    chosen_preset,
+    fleet_settings,
+    parse_mix,
+    use_preset,
+)
 from loadtest.load.thresholds import InvalidThreshold, parse_threshold
 from loadtest.report.figures import check_metric
 from loadtest.scenarios import (
@@ -48,8 +55,10 @@ __all__ = [
 
 @locust.events.init_command_line_parser.add_listener
 def _add_options(parser: Any) -> None:
+    add_options(parser)
     try:
-        add_options(parser)
+        if preset := chosen_preset(sys.argv[1:]):
+            use_preset(parser, preset)
     except OptionProblem as exc:
         _refuse(exc)
 

@@ -1,7 +1,6 @@
 """The load test's own command line options, beside locust's, and presets of all of them in TOML."""
 
 import argparse
-import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ class OptionProblem(Exception):
 
 
 def add_options(parser: Any) -> None:
-    """Add ours to locust's parser; a preset named on the command line gives new defaults."""
+    """Add ours to a parser, such as locust's."""
     group = parser.add_argument_group("fedgate")
 
     def add(name: str, **described: Any) -> None:
@@ -70,8 +69,6 @@ def add_options(parser: Any) -> None:
     add("--report", default="", help="write FILE.html and FILE.json at the end")
     add("--progress", action="store_true", help="one line a second, and a summary at the end")
     add("--fail-if", nargs="*", default=[], help="exit with 1 if one holds: 'p99>50ms' 'lost>0'")
-    if preset := chosen_preset(sys.argv[1:]):
-        use_preset(parser, preset)
 
 
 def use_preset(parser: Any, name: str, file: Path = PRESETS) -> None:

@@ -61,6 +61,9 @@ def test_the_gateway_finds_every_domain_at_the_load_process(rig: Rig) -> None:
     assert options["local"]["server"] == f"{rig.addresses.of(11)}:5269"
 
 
-def test_its_help_tells_the_options_that_locusts_help_leaves_out() -> None:
+def test_its_help_tells_the_options_that_locusts_help_leaves_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.argv", ["loadtest", "--preset", "soak"])  # of locust's options, too
     shown = parser().format_help()
     assert all(option in shown for option in ("--gateway-workers", "--mix", "--fail-if", "--rate"))
