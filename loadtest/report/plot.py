@@ -87,10 +87,11 @@ def _grid(axis: _Axis, span: float) -> list[str]:
         parts.append(
             f"<text x='{_LEFT - 6}' y='{y + 4:.1f}' text-anchor='end'>{number(tick)}</text>"
         )
-    step = _nice(span / 8)
+    unit, name = (60, "min") if span > 600 else (1, "s")
+    step = unit * _nice(span / unit / 8)
     at = 0.0
     while at <= span:
-        label = f"{at / 60:g} min" if span > 600 else f"{at:g} s"
+        label = f"{at / unit:g} {name}"
         x = _x(at, span)
         parts.append(f"<text x='{x:.1f}' y='{HEIGHT - 8}' text-anchor='middle'>{label}</text>")
         at += step

@@ -23,6 +23,15 @@ def test_a_line_goes_from_left_to_right_and_stays_inside() -> None:
     assert points[-1][1] < points[0][1]
 
 
+@pytest.mark.parametrize(
+    ("span", "labels"), [(8, ["0 s", "1 s", "8 s"]), (602, ["2 min", "10 min"])]
+)
+def test_moments_are_round_in_their_unit(span: int, labels: list[str]) -> None:
+    shown = line_chart("t", "ms", [Series("a", [(n, 1) for n in range(span + 1)])])
+    assert all(f">{label}</text>" in shown for label in labels)
+    assert ".666" not in shown
+
+
 def test_a_gap_is_a_gap() -> None:
     (path,) = paths(line_chart("t", "ms", [Series("a", [(0, 1), (1, None), (2, 1)])]))
     assert path.count("M") == 2
