@@ -9,6 +9,7 @@ from loadtest.stage.peers import FRAMING, SASL
 from loadtest.stage.wire import WireClosed, dial, tls_context
 from tests.integration.rude_peer import ESTABLISHED, FEATURES, RESULT, RudePeer
 from tests.integration.spec_scene import (
+    AUTH,
     CAPULET,
     FIRST,
     GUEST,
@@ -25,7 +26,6 @@ from tests.integration.spec_scene import (
     message,
 )
 
-AUTH = f"<auth xmlns='{SASL}' mechanism='EXTERNAL'>=</auth>"
 DB = "<db:{name} xmlns='jabber:server' xmlns:db='jabber:server:dialback' id='x' {more}/>"
 
 

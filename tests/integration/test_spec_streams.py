@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest.stage.peers import FRAMING, FRAMING_CLIENT, MECHANISMS, SASL, STREAMS, attribute
+from loadtest.stage.peers import FRAMING, FRAMING_CLIENT, MECHANISMS, STREAMS, attribute
 from tests.integration.played_server import FOOTER
 from tests.integration.rude_peer import (
     ANSWER,
@@ -14,6 +14,7 @@ from tests.integration.rude_peer import (
     opened,
 )
 from tests.integration.spec_scene import (
+    AUTH,
     CAPULET,
     FIRST,
     GUEST,
@@ -27,7 +28,6 @@ from tests.integration.spec_scene import (
     message,
 )
 
-AUTH = f"<auth xmlns='{SASL}' mechanism='EXTERNAL'>=</auth>"
 CLOSE = f"<close xmlns='{FRAMING}'/>"
 
 HEADERS = {
