@@ -79,6 +79,8 @@ class Wire(asyncio.Transport):
         self._peer = peer
         self.written: list[bytes] = []
         self._early = b""
+        self._may_read = asyncio.Event()
+        self._may_read.set()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return {"socket": _Socket, "peername": ("127.0.0.1", 0)}.get(name, default)
@@ -90,6 +92,12 @@ class Wire(asyncio.Transport):
 
     def write(self, data: Any) -> None:
         self.written.append(data)
+
+    def pause_reading(self) -> None:
+        self._may_read.clear()
+
+    def resume_reading(self) -> None:
+        self._may_read.set()
 
     def abort(self) -> None:
         self.channel.connection_lost(None)
@@ -125,6 +133,7 @@ class Wire(asyncio.Transport):
         while not (peer.established and self.channel.has_tls):
             if hello := peer.data_to_send():
                 self.channel.data_received(hello)
+            await self._may_read.wait()  # a handshake takes its turn
             written, self.written = b"".join(self.written), []
             self._early += peer.receive(written)  # what came right behind the handshake
         if hello := peer.data_to_send():
