@@ -7,7 +7,8 @@ All messages of a read are parsed at once as children of a made-up root, a secre
 One parse and one serialisation serve them all (5 µs a stanza instead of 10 with one parser call
 each). The secret must come back as the text before and after every child: a message cannot close
 the root, leave an element open or hold two without spoiling that. The root binds no namespace, so
-a message must declare its own. Whatever is not plain takes the slow path, message by message.
+a message must declare its own. A message that comes alone is a document already, and parsed as
+such: 7 µs instead of 10. Whatever is not plain takes the slow path, message by message.
 """
 
 import re
@@ -87,7 +88,8 @@ class MessageParser:
         try:
             if not self._authenticated:
                 self._judge.take_bytes(b"".join(messages))
-            if not self._parse_together(messages, out):
+            take = self._take_single if len(messages) == 1 else self._parse_together
+            if not take(messages, out):
                 for message in messages:
                     self._parse_alone(message, out)
             if not self._authenticated:
@@ -96,6 +98,25 @@ class MessageParser:
             self._dead = True
             out.append(exc)
         return out
+
+    def _take_single(self, messages: Sequence[bytes], out: list[Element]) -> bool:
+        """Take the only message if it is plain; False, and nothing done, if not."""
+        (message,) = messages
+        if (
+            message[:1] != b"<"  # libxml2 would take a byte order mark
+            or _RESTRICTED.search(message) is not None
+            or len(message) > self._judge.max_bytes
+        ):
+            return False
+        try:
+            element = etree.fromstring(message, _PARSER)
+        except etree.XMLSyntaxError:
+            return False
+        if element.tag not in _PLAIN:
+            return False
+        written = etree.tostring(element, encoding="utf-8")
+        self._take_all([element], [written], is_beyond_ascii(written), out)
+        return True
 
     def _parse_together(self, messages: Sequence[bytes], out: list[Element]) -> bool:
         """Take all messages in one go if all are plain; False, and nothing done, if not."""
@@ -120,23 +141,22 @@ class MessageParser:
         pieces = written.split(_SEPARATOR)
         if len(pieces) != count + 2:
             raise AssertionError("the serializer lost or made separators")
-        # No size is plain if a name may not be.
-        plain_size = -1 if is_beyond_ascii(written) else self._judge.plain_size
-        self._take_all(children, pieces, plain_size, out)
+        self._take_all(children, pieces[1:-1], is_beyond_ascii(written), out)
         return True
 
     def _take_all(
         self,
         children: list[etree._Element],
         pieces: list[bytes],
-        plain_size: int,
+        has_odd_names: bool,
         out: list[Element],
     ) -> None:
         judge = self._judge
-        for at, child in enumerate(children, 1):
-            piece = pieces[at]
+        # No size is plain if a name may not be.
+        plain_size = -1 if has_odd_names else judge.plain_size
+        for child, piece in zip(children, pieces, strict=True):
             name = STANZAS.get(child.tag)
-            if len(piece) > plain_size and (flaw := judge.flaw(piece, names=plain_size < 0)):
+            if len(piece) > plain_size and (flaw := judge.flaw(piece, names=has_odd_names)):
                 out.append(judge.outsized(child, name, flaw))
                 continue
             out.append(judge.stanza(child, name, piece) if name else self._other(child))

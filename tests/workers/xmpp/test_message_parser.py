@@ -46,6 +46,18 @@ def test_a_read_of_plain_messages() -> None:
     assert items[2].tail is None  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    "inner", [b"<body>hi</body>", b"", b"<b>\xc3\xa9</b>", b"<x a=' \xd0\xb6'/>"]
+)
+@pytest.mark.parametrize("around", [(b"", b""), (b"", b" \n"), (b" ", b"")])
+def test_a_message_alone_is_read_as_among_others(inner: bytes, around: tuple[bytes, bytes]) -> None:
+    message = GOOD.replace(b"<body>hi</body>", inner)
+    (alone,) = parse(around[0] + message + around[1])
+    _, among = parse(GOOD, message)
+    assert isinstance(alone, Stanza) and isinstance(among, Stanza)
+    assert alone.data == among.data
+
+
 def test_header_as_xmpp_proxy_writes_it() -> None:
     """Protocol §1.3: dialback declaration mangled by string replacement."""
     (header,) = parse(

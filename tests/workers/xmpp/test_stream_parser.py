@@ -137,6 +137,25 @@ def test_namespace_name_that_is_no_uri_is_let_through() -> None:
     assert b'<x xmlns="a b"/>' in items[1][1]  # type: ignore[index]
 
 
+@pytest.mark.parametrize("end", [b"", b" \n", b"\n<", b"<iq ", b"<r xmlns='urn:xmpp:sm:3'/>"])
+@pytest.mark.parametrize(
+    "inner", [b"<body>hi</body>", b"", b"<db:x/>", b"<body>\xc3\xa9 &gt;</body>", b"&gt;"]
+)
+def test_a_stanza_alone_is_read_as_among_others(inner: bytes, end: bytes) -> None:
+    stanza = GOOD.replace(b"<body>hi</body>", inner)
+    alone = opened().feed(stanza + end)
+    _, among = opened().feed(GOOD + stanza)
+    assert isinstance(alone[0], Stanza) and isinstance(among, Stanza)
+    assert alone[0].data == among.data
+
+
+def test_text_behind_a_stanza_alone_is_refused() -> None:
+    stanza, error = opened().feed(GOOD + b"text &gt;\n")
+    assert isinstance(stanza, Stanza)
+    assert isinstance(error, RemoteProtocolError)
+    assert error.condition is StreamCondition.BAD_FORMAT
+
+
 @pytest.mark.parametrize("bad", [b"<x:a/>", b"<y xmlns:c='u' xmlns:d='u' c:a='' d:a=''/>"])
 @pytest.mark.parametrize("count", [1, 99, 100, 150])
 def test_real_errors_are_seen_behind_odd_names(bad: bytes, count: int) -> None:
