@@ -40,15 +40,15 @@ class Beginning:
     def cut(self, stanzas: list[Stanza]) -> list[tuple[list[Stanza], bool]]:
         """The runs to be held one after the other, and whether each has a mark.
 
-        The first one that has begins with what it marks, or with answers just before: these carry
-        no mark.
+        The first one that has begins with what it marks, or with requests and answers just before:
+        these carry no mark, and are as likely the first of the queue as the last of what overtook.
         """
         first = next((at for at, each in enumerate(stanzas) if self._is_marked(each)), None)
         if first is None:
             return [(stanzas, False)]
         if any(each.is_marked for each in self._held):
             return [(stanzas, True)]
-        while first and _is_answer(stanzas[first - 1]):
+        while first and stanzas[first - 1].name == "iq":
             first -= 1
         before = [(stanzas[:first], False)] if first else []
         return [*before, (stanzas[first:], True)]
@@ -69,7 +69,3 @@ class Beginning:
 
     def _is_marked(self, stanza: Stanza) -> bool:
         return has_delay(stanza.data, self._domain) or self._is_repeat(stanza)
-
-
-def _is_answer(stanza: Stanza) -> bool:
-    return stanza.name == "iq" and not stanza.is_request

@@ -1,5 +1,7 @@
 """What Prosody sends before `<enable/>`: `newer… older… <enable/>`, put right."""
 
+import pytest
+
 from workers.gateway.beginning import Beginning
 from workers.gateway.flow import Batch
 from workers.xmpp.stanza import Stanza
@@ -53,10 +55,16 @@ def test_the_queue_begins_with_what_is_sent_again() -> None:
     assert order(beginning) == ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"]
 
 
-def test_an_answer_just_before_the_first_mark_is_sent_again_too() -> None:
+@pytest.mark.parametrize("type", ["result", "get"])
+def test_an_iq_just_before_the_first_mark_is_sent_again_too(type: str) -> None:
+    """A request is not known if the worker that died had not read it."""
+    iq = Stanza("iq", b"<iq/>", f"a@{LOCAL}", "b@b.example", "1", type, LOCAL, "b.example")
     beginning = a_beginning()
-    answer = Stanza("iq", b"<iq/>", f"a@{LOCAL}", "b@b.example", "1", "result", LOCAL, "b.example")
-    hold(beginning, stanza("4"), answer, stanza("2", by=LOCAL), stanza("3"))
+    hold(beginning, stanza("4"), iq, stanza("2", by=LOCAL), stanza("3"))
+    assert order(beginning) == ["1", "2", "3", "4"]
+    beginning = a_beginning()
+    hold(beginning, stanza("4"))
+    hold(beginning, iq, stanza("2", by=LOCAL), stanza("3"), write=2)
     assert order(beginning) == ["1", "2", "3", "4"]
 
 
