@@ -158,6 +158,7 @@ class InitiatingStream(ServerStream):
     def _on_success(self, element: etree._Element) -> None:
         self._prove("external")
         self._restart()
+        self._parser.authenticated = self.bidirectional  # see `ReceivingStream._restart`
 
     def _prove(self, by: str) -> None:
         self.authenticated_by = by

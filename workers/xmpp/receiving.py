@@ -167,6 +167,8 @@ class ReceivingStream(ServerStream):
 
     def _restart(self) -> None:
         super()._restart()
+        # Its stanzas may come in one read with the new header (Prosody's do, if we are busy).
+        self._parser.authenticated = self._authenticated
         self._keys, self._questions = Outstanding(), Outstanding()
 
     def _on_header(self, header: StreamHeader) -> None:

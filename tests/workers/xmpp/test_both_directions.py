@@ -59,6 +59,25 @@ def ids(streams: StreamPair, side: str) -> list[str | None]:
     return [one.id for event in streams.events(side, StanzasReceived) for one in event.stanzas]
 
 
+def test_stanzas_may_come_back_in_one_read_with_the_last_features() -> None:
+    stream = initiating(use_bidi=True)
+    stream.open()
+    header = f"<open {DECLARED} id='1' from='montague.example' to='capulet.example' {TAIL}/>"
+    features = (
+        "<stream:features xmlns:stream='http://etherx.jabber.org/streams'>"
+        f"<mechanisms xmlns='{SASL}'><mechanism>EXTERNAL</mechanism></mechanisms>"
+        "<bidi xmlns='urn:xmpp:features:bidi'/></stream:features>"
+    )
+    last = "<stream:features xmlns:stream='http://etherx.jabber.org/streams'/>"
+    stream.receive([header.encode(), features.encode()])
+    stream.receive([f"<success xmlns='{SASL}'/>".encode()])
+    stream.events_received()
+    came = [back(f"m{number}").encode() for number in range(500)]
+    stream.receive([header.encode(), last.encode(), *came])
+    (received,) = [each for each in stream.events_received() if isinstance(each, StanzasReceived)]
+    assert len(received.stanzas) == 500
+
+
 # The transcript of the protocol notes.
 
 

@@ -6,6 +6,7 @@ from tests.workers.xmpp.stream_pair import (
     CAPULET,
     MONTAGUE,
     TCP,
+    WEBSOCKET,
     established,
     message,
     receiving,
@@ -14,6 +15,7 @@ from workers.xmpp.errors import LocalProtocolError, StreamCondition
 from workers.xmpp.events import (
     Authenticated,
     DialbackKeyReceived,
+    StanzasReceived,
     StreamClosed,
     StreamEstablished,
     StreamOpened,
@@ -270,6 +272,22 @@ def test_a_stranger_cannot_fill_the_memory_with_names() -> None:
         attributes = "".join(f" a{number}-{n}=''" for n in range(12))
         told(stream, f"<db:result xmlns='jabber:server' {attributes}/>")
     assert stream.state is State.CLOSED
+
+
+@pytest.mark.parametrize(("leg", "header"), [(WEBSOCKET, OPEN), (TCP, TCP_OPEN)])
+def test_stanzas_may_come_in_one_read_with_the_header_after_the_proof(
+    leg: str, header: bytes
+) -> None:
+    stream = receiving(leg, offer_tls=False)
+    stream.receive([header] if leg == WEBSOCKET else header)
+    stream.offer(external=True, dialback=False)
+    stream.receive([auth().encode()] if leg == WEBSOCKET else auth().encode())
+    stream.events_received()
+    read = [header, *(message(f"m{number}").encode() for number in range(500))]
+    stream.receive(read if leg == WEBSOCKET else b"".join(read))
+    established, received = stream.events_received()
+    assert established == StreamEstablished()
+    assert isinstance(received, StanzasReceived) and len(received.stanzas) == 500
 
 
 def test_what_we_ask_of_a_stream_in_the_wrong_state_changes_nothing() -> None:
