@@ -2,9 +2,10 @@
 
 No clock, no loop, no Redis: `journal_writer.py` acts on it. A `Record` is one run of stanzas of a
 domain pair; whatever records wait when an append begins become one entry of a Redis stream, which
-is deleted when all of them are complete. Only one append is in flight: what comes meanwhile goes
-together. The worker is the only writer and numbers its entries itself, so an append whose answer
-never came is known by its number: the next append deletes it, executed or not.
+is deleted when all of them are complete. Notes, which outlive what they tell of, form an entry of
+their own. Only one append is in flight: what comes meanwhile goes together. The worker is the only
+writer and numbers its entries itself, so an append whose answer never came is known by its number:
+the next append deletes it, executed or not.
 """
 
 from collections import OrderedDict, deque
@@ -20,6 +21,10 @@ Kind = Literal["out", "in", "note", "barrier"]
 """Stanzas to a remote domain, stanzas to the local server, requests of either direction that may
 have been executed already (only what names them); the answer to a ping of the worker in whose inbox
 it is, of no use to any other."""
+
+NOTE_SECONDS = 10.0
+"""How long a note is of use once the sender was told that its requests are handled: what told it
+may have been lost with the connection, and the sender does not ask for it later than that."""
 
 MAX_ENTRY_BYTES = 262144
 """An entry is closed by the record that reaches this: a page of entries stays small to read."""
@@ -79,7 +84,10 @@ class Entry:
 
 
 class Append(NamedTuple):
-    """What to write next: a new entry (none if `payload` is empty) and the entries to delete."""
+    """What to write next: a new entry (none if `payload` is empty) and the entries to delete.
+
+    `notes`, if not empty, is another entry, with the number before.
+    """
 
     number: int
     payload: bytes
@@ -87,6 +95,7 @@ class Append(NamedTuple):
     """All entries below this number are finished."""
     finished: list[int]
     """Finished entries above the floor."""
+    notes: bytes = b""
 
 
 class Dealt(NamedTuple):
@@ -130,7 +139,7 @@ class Journal:
         # By age. Not a plain dict: finding its first key costs more with each deletion before it.
         self._unfinished: OrderedDict[Record, None] = OrderedDict()
         self._waiting: deque[Record] = deque()
-        self._flying: list[Record] | None = None
+        self._flying: list[tuple[int, list[Record]]] | None = None
         self._entries: OrderedDict[int, Entry] = OrderedDict()
         self._finished: list[int] = []
         self._deleting: list[int] = []
@@ -173,12 +182,20 @@ class Journal:
         """All stanzas of the record are settled. May be repeated."""
         if record.is_complete:
             return
+        self.retire(record)
         record.is_complete = True
         record.encode = record.on_kept = None
-        del self._unfinished[record]
-        self.bytes -= record.size
         if record.entry is not None:
             self._leave(record.entry)
+
+    def retire(self, record: Record) -> None:
+        """It stays where it is until `complete`, but counts for no bound and is not written again.
+
+        May be repeated.
+        """
+        if record in self._unfinished:
+            del self._unfinished[record]
+            self.bytes -= record.size
 
     def is_full(self, now: float) -> bool:
         """Too much is unfinished, or for too long: accept nothing more that needs the journal."""
@@ -194,44 +211,48 @@ class Journal:
         """
         if self._flying is not None:
             return None
-        taken: list[Record] = []
-        contents: list[tuple[Kind, str, str, bytes]] = []
+        notes: list[Record] = []
+        others: list[Record] = []
         size, waiting = 0, self._waiting
         while waiting and size < MAX_ENTRY_BYTES:
             record = waiting.popleft()
             self.waiting_bytes -= record.size
             if record.encode is not None:
-                taken.append(record)
-                contents.append((record.kind, *record.pair, record.encode()))
+                (notes if record.kind == "note" else others).append(record)
                 size += record.size
-        if not taken and not self._finished:
+        if not notes and not others and not self._finished:
             return None
-        if taken:
-            self._number += 1
-        self._flying = taken
-        floor = next(iter(self._entries), self._number if taken else self._number + 1)
+        floor = next(iter(self._entries), self._number + 1)
         finished = [number for number in self._finished if number > floor]
         self._deleting, self._finished = self._finished, []
-        return Append(self._number, _encoder.encode(contents) if taken else b"", floor, finished)
+        self._flying, payloads = [], [b""]
+        for taken in (notes, others):
+            if taken:
+                self._number += 1
+                self._flying.append((self._number, taken))
+                payloads.append(_encoded(taken))
+        notes_payload = payloads[1] if len(self._flying) > 1 else b""
+        return Append(self._number, payloads[-1], floor, finished, notes_payload)
 
     def appended(self) -> None:
         """Redis has done the append in flight: tell those who wait for it."""
-        taken, self._flying = self._flying or [], None
-        unfinished = [record for record in taken if not record.is_complete]
-        if taken:
-            self._confirmed = self._number
-        if unfinished:
-            entry = Entry(self._number, len(unfinished))
-            self._entries[entry.number] = entry
-            for record in unfinished:
-                record.entry = entry
-        elif taken:
-            self._finished.append(self._number)
-        for record in unfinished:
-            if not record.is_kept:
-                record.is_kept = True
-                if record.on_kept is not None:
-                    record.on_kept(True)
+        flying, self._flying = self._flying or [], None
+        for number, taken in flying:
+            self._confirmed = number
+            unfinished = [record for record in taken if not record.is_complete]
+            if unfinished:
+                entry = Entry(number, len(unfinished))
+                self._entries[number] = entry
+                for record in unfinished:
+                    record.entry = entry
+            else:
+                self._finished.append(number)
+        for _, taken in flying:
+            for record in taken:
+                if not record.is_complete and not record.is_kept:
+                    record.is_kept = True
+                    if record.on_kept is not None:
+                        record.on_kept(True)
 
     def lose_contact(self) -> None:
         """Redis does not answer: those who wait go on without. Call it again for what is added.
@@ -241,9 +262,8 @@ class Journal:
         waiting = list(self._waiting)
         if self._flying is not None:
             self._finished += self._deleting
-            if self._flying:
-                self._finished.append(self._number)  # perhaps executed
-            waiting[:0] = self._flying
+            self._finished += [number for number, _ in self._flying]  # perhaps executed
+            waiting[:0] = [record for _, taken in self._flying for record in taken]
             self._flying = None
         self._waiting.clear()
         self.waiting_bytes = 0
@@ -272,6 +292,12 @@ class Journal:
         entry.unfinished -= 1
         if not entry.unfinished and self._entries.pop(entry.number, None) is not None:
             self._finished.append(entry.number)
+
+
+def _encoded(records: Iterable[Record]) -> bytes:
+    return _encoder.encode(
+        [(record.kind, *record.pair, record.encode()) for record in records if record.encode]
+    )
 
 
 _ELSEWHERE = Entry(0, 0)  # never reaches 0 again: its count only falls

@@ -33,6 +33,7 @@ class JournalLink(asyncio.Protocol):
         self._stream: Any = None  # kept: it closes its transport when it is forgotten
         self._reader = hiredis.Reader()
         self._answers = 0
+        self._is_done = True
         name = _word(key.encode())
         self._add = b"*9\r\n$4\r\nXADD\r\n" + name + b"$10\r\nNOMKSTREAM\r\n$5\r\nMINID\r\n"
         self._trim = b"*4\r\n$5\r\nXTRIM\r\n" + name + b"$5\r\nMINID\r\n"
@@ -70,12 +71,14 @@ class JournalLink(asyncio.Protocol):
         if append.finished:
             numbers = [_number(number) for number in append.finished]
             parts += [b"*%d\r\n" % (len(numbers) + 2), self._delete, *numbers]
+        if append.notes:
+            parts += self._entry(append.number - 1, append.notes, floor)
         if append.payload:
-            number, payload = _number(append.number), _word(append.payload)
-            parts += [self._add, b"$1\r\n=\r\n", floor, number, b"$1\r\nd\r\n", payload]
+            parts += self._entry(append.number, append.payload, floor)
         else:
             parts += [self._trim, floor]
-        self._answers = 2 if append.finished else 1
+        self._answers = 1 + bool(append.finished) + bool(append.notes)
+        self._is_done = True
         self._transport.write(b"".join(parts))
 
     def close(self) -> None:
@@ -101,14 +104,19 @@ class JournalLink(asyncio.Protocol):
             if isinstance(answer, hiredis.ReplyError) or self._answers < 0:
                 self._lose()
                 return
+            self._is_done &= answer is not None
             if not self._answers:
-                self._owner.append_answered(done=answer is not None)
+                self._owner.append_answered(done=self._is_done)
 
     def eof_received(self) -> None:
         self._lose()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lose()
+
+    def _entry(self, number: int, payload: bytes, floor: bytes) -> list[bytes]:
+        at = _number(number)
+        return [self._add, b"$1\r\n=\r\n", floor, at, b"$1\r\nd\r\n", _word(payload)]
 
     def _lose(self) -> None:
         owner = self._owner

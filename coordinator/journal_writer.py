@@ -15,9 +15,10 @@ written when it is back.
 import asyncio
 import logging
 import time
+from collections import deque
 
 from coordinator.config import Journal as JournalConfig
-from coordinator.journal import Journal, Record
+from coordinator.journal import NOTE_SECONDS, Journal, Record
 from coordinator.journal_link import JournalLink
 from coordinator.journal_store import JournalStore
 from coordinator.redis_client import COMMAND_TIMEOUT, StoreUnavailable
@@ -48,6 +49,7 @@ class JournalWriter:
         self._is_awaited = False
         self._interval = MIN_INTERVAL
         self._watch: asyncio.TimerHandle | None = None
+        self._told: deque[tuple[float, Record]] = deque()
         self._sent_at = 0.0
         self._late_looks = 0
         self._tried_at = 0.0
@@ -109,6 +111,17 @@ class JournalWriter:
         """All stanzas of the record are settled. May be repeated."""
         self._journal.complete(record)
         self._keep_watch()
+
+    def complete_later(self, record: Record) -> None:
+        """As `complete`, but if we die within `NOTE_SECONDS` it will still be found."""
+        self._journal.retire(record)
+        self._told.append((time.monotonic() + NOTE_SECONDS, record))
+
+    def each_second(self) -> None:
+        """Call it about so often: notes that have become useless are deleted."""
+        told, now = self._told, time.monotonic()
+        while told and told[0][0] <= now:
+            self.complete(told.popleft()[1])
 
     # The connection.
 

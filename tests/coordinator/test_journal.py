@@ -10,6 +10,7 @@ from coordinator.journal import (
     Dealt,
     InvalidEntry,
     Journal,
+    Kind,
     Record,
     decode_entry,
     encode_entry,
@@ -28,12 +29,12 @@ class Scene:
         self.told: list[tuple[str, bool]] = []
         self.encoded: list[str] = []
 
-    def add(self, name: str, *, size: int = 10, now: float = 0.0) -> Record:
+    def add(self, name: str, *, size: int = 10, now: float = 0.0, kind: Kind = "out") -> Record:
         def encode() -> bytes:
             self.encoded.append(name)
             return name.encode()
 
-        record = Record("out", PAIR, encode, size, lambda kept: self.told.append((name, kept)))
+        record = Record(kind, PAIR, encode, size, lambda kept: self.told.append((name, kept)))
         self.journal.add(record, now)
         return record
 
@@ -49,6 +50,51 @@ class Scene:
 @pytest.fixture
 def scene() -> Scene:
     return Scene()
+
+
+def test_notes_are_an_entry_of_their_own(scene: Scene):
+    scene.add("one")
+    note = scene.add("two", kind="note")
+    three = scene.add("three")
+    append = scene.append()
+    assert (append.number, append.floor, append.finished) == (2, 1, [])
+    assert scene.written(append) == ["one", "three"]
+    assert [dealt.data for dealt in decode_entry(append.notes)] == [b"two"]
+    scene.journal.appended()
+    assert scene.told == [("two", True), ("one", True), ("three", True)]
+    scene.journal.complete(note)
+    append = scene.append()
+    assert (append.payload, append.notes, append.floor) == (b"", b"", 2)
+    scene.journal.appended()
+    scene.journal.complete(three)
+    assert scene.journal.next_append() is None
+
+
+def test_both_entries_of_an_append_in_doubt_are_deleted_by_the_next(scene: Scene):
+    scene.add("one")
+    scene.add("two", kind="note")
+    scene.append()
+    scene.journal.lose_contact()
+    scene.journal.regain_contact(1)  # the note came through, what else went with it did not
+    append = scene.append()
+    assert (append.number, append.floor, append.finished) == (4, 3, [])
+    assert scene.written(append) == ["one"]
+
+
+def test_what_is_retired_stays_in_redis_and_counts_for_no_bound(scene: Scene):
+    note = scene.add("note", size=2000, kind="note")
+    assert scene.journal.is_full(0.0)
+    scene.append()
+    scene.journal.appended()
+    scene.journal.retire(note)
+    scene.journal.retire(note)
+    assert not scene.journal.is_full(1e9) and (scene.journal.bytes, scene.journal.records) == (0, 0)
+    assert len(scene.journal) == 1 and scene.journal.next_append() is None
+    scene.journal.lose_contact()
+    scene.journal.regain_contact(None)
+    assert scene.journal.next_append() is None  # not worth writing again
+    scene.journal.complete(note)
+    scene.journal.complete(note)
 
 
 def test_what_waits_goes_together_and_is_told_when_redis_has_it(scene: Scene):
@@ -278,11 +324,11 @@ class AnyHistory(RuleBasedStateMachine):
     def begin(self) -> None:
         self.scene.journal.regain_contact(None)
 
-    @rule()
-    def add(self) -> None:
+    @rule(kind=st.sampled_from(["out", "note"]))
+    def add(self, kind: Kind) -> None:
         self.count += 1
         name = str(self.count)
-        self.unfinished[name] = self.scene.add(name)
+        self.unfinished[name] = self.scene.add(name, kind=kind)
         if self.is_away:
             self.scene.journal.lose_contact()
 
@@ -302,10 +348,14 @@ class AnyHistory(RuleBasedStateMachine):
         assert append is not None
         for number in append.finished:
             self.stream.pop(number, None)
-        if append.payload:
-            assert append.number > self.last
-            self.stream[append.number] = self.scene.written(append)
-            self.last = append.number
+        for number, payload in (
+            (append.number - 1, append.notes),
+            (append.number, append.payload),
+        ):
+            if payload:
+                assert number > self.last and number >= append.floor
+                self.stream[number] = [dealt.data.decode() for dealt in decode_entry(payload)]
+                self.last = number
         self.stream = {n: names for n, names in self.stream.items() if n >= append.floor}
 
     @rule()

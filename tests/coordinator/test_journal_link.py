@@ -75,6 +75,15 @@ async def test_an_append_adds_deletes_and_trims(link: JournalLink, store: Store,
     assert told.words == ["done"] * 7
 
 
+async def test_notes_are_added_as_the_entry_before(link: JournalLink, store: Store, told: Told):
+    link.send(Append(2, b"x", 1, [], b"note"))
+    assert await told.next() == "done"
+    assert await store._client.xrange(KEY) == [(b"1-0", {b"d": b"note"}), (b"2-0", {b"d": b"x"})]
+    link.send(Append(4, b"x", 3, [9], b"note"))
+    link.data_received(b":0\r\n$-1\r\n$3\r\n4-0\r\n")  # the journal was away for the first one
+    assert told.words == ["done", "unknown"]
+
+
 async def test_a_journal_that_is_gone_is_not_made_again(
     link: JournalLink, store: Store, told: Told
 ):

@@ -154,7 +154,26 @@ async def test_a_note_does_not_wait_for_others(
     note = Record("note", PAIR, lambda: b"note", 4)
     writer.add(note)
     await until(lambda: note.is_kept)
-    assert await stored(store) == [[b"first"], [b"second", b"note"]]
+    assert await stored(store) == [[b"first"], [b"note"], [b"second"]]
+
+
+async def test_a_note_is_still_found_for_a_while_after_its_requests_are_settled(
+    store: Store, writer: JournalWriter, told: Told, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(journal_writer, "NOTE_SECONDS", 1.0)
+    note, other = Record("note", PAIR, lambda: b"note", 4), told.record(b"other")
+    writer.add(note)
+    writer.add(other)
+    await until(lambda: note.is_kept and other.is_kept)
+    writer.complete_later(note)
+    writer.complete(other)
+    writer.each_second()
+    await until(lambda: not writer._journal.has_work and not writer._journal.is_in_flight)
+    assert writer.bytes == 0 and await stored(store) == [[b"note"]]
+    await asyncio.sleep(1.0)
+    writer.each_second()
+    await until(lambda: not writer._journal.has_work and not writer._journal.is_in_flight)
+    assert await stored(store) == []
 
 
 async def test_entries_are_deleted_soon_after_their_records_are_complete(

@@ -44,6 +44,8 @@ class End:
         """We sent FIN or RST: nothing more leaves."""
         self.is_gone = False
         """Nothing more is read here."""
+        self.is_cut_short = False
+        """What it has sent and is still under way arrives no more."""
         self.last_arrival = 0.0
         self._is_posted = False
         self.on_input: Callable[[], None] | None = None
@@ -78,8 +80,12 @@ class End:
         self.inbox.clear()
 
     def process_died(self) -> None:
-        """The kernel closes what a dead process had open; what it has sent still arrives."""
+        """The kernel closes what a dead process had open; what it has sent still arrives.
+
+        Not always where it had not read all: a peer that just writes sees the reset first.
+        """
         had_unread = bool(self.inbox)
+        self.is_cut_short = had_unread and self.wire.network.world.rng.random() < 0.5
         self.drop_unread("its reader was killed")
         if not self.is_closed:
             self.is_closed = True
@@ -140,7 +146,7 @@ class Wire:
     def _arrive(self, sender: End, parcel: Parcel) -> None:
         if self.is_cut or self.is_black:
             self.lost(sender, parcel, "a fault broke the connection")
-        else:
+        elif not (sender.is_cut_short and parcel.kind == DATA):  # no excuse: nobody acknowledged it
             sender.peer.deliver(parcel)
 
     def lost(self, sender: End, parcel: Parcel, why: str) -> None:

@@ -55,6 +55,10 @@ class JournalPort(Protocol):
 
     def complete(self, record: Record) -> None: ...
 
+    def complete_later(self, record: Record) -> None: ...
+
+    def each_second(self) -> None: ...
+
 
 class Claim:
     """A batch's record in the journal, also when the batch was split since."""
@@ -66,7 +70,7 @@ class Claim:
         self.has_gaps = batch.has_gaps
         """Some of its stanzas are not in the record: they have failed, and await their replies."""
         self.left = batch.size - batch.settled
-        """Stanzas not settled: the record is complete at 0."""
+        """Stanzas not settled, of a note not reported: the record is complete at 0."""
         self.record: Record
 
 
@@ -244,9 +248,8 @@ class Origin:
             counters[by] += count
         counters[batch.flight] -= count
         batch.settled += count
-        for claim in (batch.claim, batch.note):
-            if claim is not None:
-                self._settle_claim(claim, count)
+        if batch.claim is not None:
+            self._settle_claim(batch.claim, count)
         pending = self._pending
         while pending and pending[0].settled == pending[0].size:
             pending.popleft()
@@ -299,6 +302,8 @@ class Origin:
             if not is_done:
                 break
             queue.popleft()
+            if head.note is not None:
+                self._note_told(head.note, head.size)
         if handled and not self.lost:
             self._on_handled(handled)
 
@@ -376,6 +381,13 @@ class Origin:
             self._journal.complete(claim.record)
             # No circle is left for the garbage collector: it cost a quarter of a lone stanza's way.
             claim.batches.clear()
+
+    def _note_told(self, note: Claim, count: int) -> None:
+        """The sender is told that these are handled; if it does not hear of it they come again."""
+        note.left -= count
+        if note.left <= 0 and self._journal is not None:
+            self._journal.complete_later(note.record)
+            note.batches.clear()
 
     def _pair(self, stanza: Stanza) -> DomainPair:
         if self.kind == "out":

@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from enum import Enum
 
+from coordinator.journal import NOTE_SECONDS
 from coordinator.routes import DomainPair
 from workers.xmpp.stanza import Stanza
 
@@ -18,7 +19,7 @@ MAX_REQUESTS = 500
 MAX_AGE = 60.0
 # An acknowledgement that was written may be lost with its stream; what arrived longer ago than
 # this, in seconds, has been acknowledged for so long that the sender knows.
-RECENT = 10.0
+RECENT = NOTE_SECONDS
 
 Key = tuple[str, str | None]
 """Sender and id."""

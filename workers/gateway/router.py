@@ -158,6 +158,8 @@ class Router:
         now = asyncio.get_running_loop().time()
         for origin in self.origins:
             origin.journal_old(now)
+        if self.journal is not None:
+            self.journal.each_second()
         self.requests.forget_old(now)
         self.allowances.each_second(now)
 

@@ -34,12 +34,18 @@ class Journal:
         self.available = True
         self.records: list[Record] = []
         self.completed: list[Record] = []
+        self.told: list[Record] = []
 
     def add(self, record: Record) -> None:
         self.records.append(record)
 
     def complete(self, record: Record) -> None:
         self.completed.append(record)
+
+    def complete_later(self, record: Record) -> None:
+        self.told.append(record)
+
+    def each_second(self) -> None: ...
 
     def answer(self, *, is_kept: bool = True) -> None:
         for record in self.records:
@@ -183,8 +189,20 @@ def test_requests_that_come_again_are_noted_before_they_are_sent(scene: Scene) -
     scene.journal.answer()
     assert released == [True] and scene.take() == ["1", "2", "3", "4"]
     assert scene.handled == 0 and scene.flights == (0, 5)  # a note keeps no stanza
-    scene.outbox.acknowledge(4, ACK_SM)
-    assert scene.journal.completed == [record]
+    scene.outbox.acknowledge(3, ACK_SM)
+    assert scene.handled == 3 and not scene.journal.told
+    scene.outbox.acknowledge(1, ACK_SM)
+    # What tells the sender so may be lost with us.
+    assert scene.journal.told == [record] and not scene.journal.completed
+
+
+def test_a_note_stays_until_its_sender_is_told_of_all_before_it(scene: Scene) -> None:
+    scene.origin.resendable = scene.origin.repeats_requests = True
+    first, second = scene.accept(message("1")), scene.accept(request("2"))
+    scene.origin.settle(second, 1, ACKNOWLEDGED, ACK_SM)
+    assert scene.handled == 0 and not scene.journal.told
+    scene.origin.settle(first, 1, BOUNCED)
+    assert scene.handled == 2 and scene.journal.told == scene.journal.records
 
 
 def test_without_redis_requests_are_not_held_back(scene: Scene) -> None:
