@@ -3,17 +3,21 @@
 import asyncio
 import contextlib
 import socket
+import time
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from coordinator import journal_writer, redis_client
+from coordinator.config import Config
 from coordinator.config import Journal as JournalConfig
+from coordinator.embedded import EmbeddedRedis
 from coordinator.journal import Dealt, Record
 from coordinator.journal_writer import JournalWriter
-from coordinator.redis_client import StoreUnavailable
+from coordinator.redis_client import COMMAND_TIMEOUT, StoreUnavailable
 from coordinator.routes import DomainPair
-from coordinator.store import Store
+from coordinator.store import Store, redis_url
 from coordinator.sweeps import Sweeper
 from tests.coordinator.redis_servers import with_cluster, with_password, with_sentinel, with_tls
 
@@ -142,6 +146,25 @@ async def test_a_redis_that_does_not_answer_in_time_is_named_so():
         with pytest.raises(StoreUnavailable, match=r"Redis is away: \w+"):
             await store.connect()
         await store.close()
+
+
+def test_while_we_stand_still_no_time_passes_for_redis(tmp_path: Path, config: Config):
+    async def work() -> None:
+        (tmp_path / "run").mkdir(mode=0o700, exist_ok=True)
+        server, store = EmbeddedRedis(tmp_path), Store(redis_url(config))
+        await server.start()
+        try:
+            await store.ping()
+            asked = asyncio.create_task(store.ping())
+            for _ in range(5):
+                await asyncio.sleep(0)  # the command is on its way
+            time.sleep(2 * COMMAND_TIMEOUT)  # noqa: ASYNC251 - as a busy machine does to us
+            await asked
+        finally:
+            await store.close()
+            await server.stop()
+
+    uvloop.run(work())  # as a worker does: its timers come before what is read
 
 
 async def test_an_unknown_form_of_url_is_refused():
