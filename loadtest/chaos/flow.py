@@ -114,24 +114,16 @@ class Flow:
         return late
 
     def swapped(self) -> int:
-        """How many of these were overtaken by a few right behind them, and by nothing else.
+        """How many of these were overtaken by a few, of which none was overtaken itself.
 
         Prosody 0.12 lets what it routes between `<success/>` and the features that follow overtake
         what it had queued. In its own loop turn nothing on the wire tells these apart.
         """
-        runs = _runs(self.order)
-        swapped = 0
-        for before, overtaking, overtaken, after in zip(
-            [(-1, -1), *runs], runs, runs[1:], [*runs[2:], (len(self.order),) * 2], strict=False
-        ):
-            is_swap = (overtaken[0], overtaking[0], after[0]) == (
-                before[1] + 1,
-                overtaken[1] + 1,
-                overtaking[1] + 1,
-            )
-            if is_swap and overtaking[1] - overtaking[0] < MAX_OVERTAKING:
-                swapped += overtaken[1] - overtaken[0] + 1
-        return swapped
+        return sum(
+            len(overtaken)
+            for overtaking, overtaken in map(_disorder, _disturbed(self.order))
+            if len(overtaking) <= MAX_OVERTAKING and not overtaking & overtaken
+        )
 
     def latencies(self, since: float, until: float) -> list[float]:
         """Of what was sent in a span of time and arrived."""
@@ -170,17 +162,29 @@ class Flow:
                 self.unmarked += 1
 
 
-def _runs(order: Sequence[int]) -> list[tuple[int, int]]:
-    """First and last of each run that arrived without a gap, as ranks among what arrived."""
-    rank = {number: at for at, number in enumerate(sorted(order))}
-    runs: list[tuple[int, int]] = []
-    for number in order:
-        at = rank[number]
-        if runs and runs[-1][1] + 1 == at:
-            runs[-1] = (runs[-1][0], at)
-        else:
-            runs.append((at, at))
-    return runs
+def _disturbed(order: Sequence[int]) -> Iterator[Sequence[int]]:
+    """The spans of what arrived that are in order only as a whole; alone, each stanza is one."""
+    start, highest = 0, -1
+    for at, (number, expected) in enumerate(zip(order, sorted(order), strict=True)):
+        highest = max(highest, number)
+        if highest == expected:
+            yield order[start : at + 1]
+            start = at + 1
+
+
+def _disorder(span: Sequence[int]) -> tuple[set[int], set[int]]:
+    """Who overtook others in it, and who was overtaken."""
+    highest, lowest = -1, math.inf
+    overtaken, overtaking = set(), set()
+    for number in span:
+        if number < highest:
+            overtaken.add(number)
+        highest = max(highest, number)
+    for number in reversed(span):
+        if number > lowest:
+            overtaking.add(number)
+        lowest = min(lowest, number)
+    return overtaking, overtaken
 
 
 def percentile(values: list[float], part: float) -> float:

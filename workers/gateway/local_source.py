@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.routes import DomainPair
 from workers.gateway.asking import BARRIER
-from workers.gateway.beginning import WAIT_KNOWN, WAIT_UNKNOWN, Beginning
+from workers.gateway.beginning import WAIT_KNOWN, WAIT_UNKNOWN, Beginning, Sign
 from workers.gateway.failure import HopFailed
 from workers.gateway.flow import Batch, Failed
 from workers.gateway.hop import Hop
@@ -164,8 +164,8 @@ class LocalSource(Source):
             if not stanzas:
                 return
         if self._beginning is not None and not event.resendable:
-            for run, is_marked in self._beginning.cut(stanzas):
-                hold = partial(self._hold, is_marked=is_marked)
+            for run, sign in self._beginning.cut(stanzas):
+                hold = partial(self._hold, sign=sign)
                 self.admit(self.pair, run, hold, self._way_back)
         elif not event.resendable or self.router.requests.is_suspicious(self.pair):
             self.admit(self.pair, stanzas, self._forward, self._way_back)
@@ -210,12 +210,12 @@ class LocalSource(Source):
         now = asyncio.get_running_loop().time()
         return self.router.requests.judge(self.pair, stanza, now) is not None
 
-    def _hold(self, stanzas: list[Stanza], *, is_marked: bool) -> None:
+    def _hold(self, stanzas: list[Stanza], *, sign: Sign) -> None:
         batch = self.origin.accept(stanzas, asyncio.get_running_loop().time())
         if self._beginning is None:
             self._send(batch)
         else:
-            self._beginning.hold(batch, self.session.writes, is_marked=is_marked)
+            self._beginning.hold(batch, self.session.writes, sign)
 
     def _end_beginning(self, *, is_enabled: bool = False) -> None:
         """Send what is held, in order."""

@@ -51,9 +51,10 @@ def test_only_first_copies_are_out_of_order() -> None:
         ([0, 2, 1, 3, 5, 4], 2, [1, 4]),  # twice
         ([0, 5, 2], 1, [2]),  # the others did not arrive
         ([3, 0, 2, 1], 0, [0, 2, 1]),
+        ([0, 4, 1, 2, 5, 3], 3, [1, 2, 3]),  # 4 overtook all, and 5 the last
     ],
 )
-def test_a_swap_is_a_run_that_the_next_few_overtook(
+def test_a_swap_is_what_a_few_overtook_that_nothing_overtook(
     order: list[int], swapped: int, reordered: list[int]
 ) -> None:
     flow = flow_of(*6 * [Kind.MESSAGE])

@@ -16,8 +16,8 @@ def stanza(id: str, *, by: str = "", type: str | None = None) -> Stanza:
 
 
 def hold(beginning: Beginning, *stanzas: Stanza, write: int = 1) -> None:
-    for run, is_marked in beginning.cut(list(stanzas)):
-        beginning.hold(Batch(run), write, is_marked=is_marked)
+    for run, sign in beginning.cut(list(stanzas)):
+        beginning.hold(Batch(run), write, sign)
 
 
 def order(beginning: Beginning, *, is_enabled: bool = True) -> list[str | None]:
@@ -66,6 +66,15 @@ def test_an_iq_just_before_the_first_mark_is_sent_again_too(type: str) -> None:
     hold(beginning, stanza("4"))
     hold(beginning, iq, stanza("2", by=LOCAL), stanza("3"), write=2)
     assert order(beginning) == ["1", "2", "3", "4"]
+
+
+def test_a_request_nobody_has_read_before_is_newer_than_one_that_is_known() -> None:
+    beginning = a_beginning("3")
+    iq = Stanza("iq", b"<iq/>", f"a@{LOCAL}", "b@b.example", "5", "set", LOCAL, "b.example")
+    known = Stanza("iq", b"<iq/>", f"a@{LOCAL}", "b@b.example", "3", "get", LOCAL, "b.example")
+    hold(beginning, stanza("4"), iq, stanza("1", by=LOCAL), stanza("2", by=LOCAL))
+    hold(beginning, known)
+    assert order(beginning) == ["1", "2", "3", "4", "5"]
 
 
 def test_a_request_that_comes_again_is_a_sign_like_a_mark() -> None:
