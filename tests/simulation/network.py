@@ -82,10 +82,10 @@ class End:
     def process_died(self) -> None:
         """The kernel closes what a dead process had open; what it has sent still arrives.
 
-        Not always where it had not read all: a peer that just writes sees the reset first.
+        Not always: a peer that goes on writing may see the reset before it has read.
         """
         had_unread = bool(self.inbox)
-        self.is_cut_short = had_unread and self.wire.network.world.rng.random() < 0.5
+        self.is_cut_short = self.wire.network.world.rng.random() < 0.5
         self.drop_unread("its reader was killed")
         if not self.is_closed:
             self.is_closed = True

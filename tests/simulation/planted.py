@@ -97,11 +97,6 @@ def forget_notes() -> None:
     Requests.suspect = lambda self, pair, keys, now: None  # type: ignore[method-assign]
 
 
-def complete_notes_at_once() -> None:
-    """A request that is acknowledged is forgotten, though its sender may not have heard of it."""
-    JournalWriter.complete_later = JournalWriter.complete  # type: ignore[method-assign]
-
-
 def lose_what_was_dealt() -> None:
     Replay._on_stanzas = lambda self, kind, pair, data: None  # type: ignore[method-assign]
 
@@ -205,7 +200,6 @@ BUGS: dict[Callable[[], None], tuple[str, ...]] = {
     send_again_unmarked: ("cut_wire",),
     repeat_requests: ("cut_wire",),
     forget_notes: ("kill_worker",),
-    complete_notes_at_once: ("kill_worker",),
     lose_what_was_dealt: _DEATHS,
     believe_what_is_not_kept: ("kill_worker", "redis_stalls"),
     clear_before_dealing: _DEATHS,
