@@ -39,7 +39,9 @@ POLL_INTERVAL = 0.03
 DOUBT_TIME = 5.0
 """Seconds for which a worker that did not answer counts as dead, whatever its heartbeat says."""
 MAX_AGE = 0.05
-"""Seconds after which the view of the live workers is renewed before an owner counts as dead."""
+"""Seconds after which the view of the live workers is renewed before an owner counts as dead, even
+one that was missing in a view before."""
+MAX_MISSING = 1000
 VERIFIED_AT_ONCE = 32
 
 
@@ -66,6 +68,8 @@ class Ownership:
         self._store = store
         self._seen_at = float("-inf")
         self._doubted: dict[str, float] = {}
+        self._missing: set[str] = set()
+        """Owners that were looked for and did not live; ids are never used again."""
         self._unreleased: dict[DomainPair, Route] = {}
         self._unverified: list[DomainPair] = []
         self._busy: KeyedLock[DomainPair] = KeyedLock()
@@ -97,11 +101,20 @@ class Ownership:
             self.workers[worker] = self.workers[worker]._replace(state=DRAINING)
 
     async def _view_with(self, owner: str) -> Workers:
-        """The live workers; a stranger is looked for once more before it counts as dead."""
+        """The live workers; a stranger is looked for once more before it counts as dead.
+
+        However new the view is: it may be older than the route, whose owner has just begun.
+        """
         view = self.view()
-        if owner not in view and owner not in self._doubted and _now() - self._seen_at > MAX_AGE:
+        if owner in view or owner in self._doubted:
+            return view
+        if owner not in self._missing or _now() - self._seen_at > MAX_AGE:
             await self.refresh()
             view = self.view()
+            if owner not in view:
+                if len(self._missing) >= MAX_MISSING:
+                    self._missing.clear()
+                self._missing.add(owner)
         return view
 
     # Where a stream goes, and what we own.

@@ -96,15 +96,47 @@ async def test_the_dead_are_replaced_at_once_and_the_doubted_too(store: Store):
 
 
 async def test_a_stranger_is_looked_for_once_more_before_it_counts_as_dead(store: Store):
+    """However new the view is: the stranger may have begun since, and owns a pair already."""
     await store.take(OF_ONE, "gw1/w9.a", None)
     one = of(store, ONE)
-    one._seen_at = float("-inf")
 
     async def refresh() -> None:
         one.see({**LIVE, "gw1/w9.a": WorkerInfo()})
 
     one.refresh = refresh
     assert await one.place(OF_ONE) == HandTo("gw1/w9.a")
+
+
+async def test_an_owner_that_was_new_when_it_took_a_pair_of_ours_keeps_it(store: Store):
+    one = of(store, ONE)
+    ours = await one.acquire(OF_ONE)
+    lost: list[Route] = []
+    one.on_lost = lambda pair, route: lost.append(route)
+
+    async def refresh() -> None:
+        one.see({**LIVE, "gw1/w9.a": WorkerInfo()})
+
+    one.refresh = refresh
+    theirs = await store.take(OF_ONE, "gw1/w9.a", ours)
+    await one.verify(OF_ONE)
+    assert lost == [theirs] and await store.lookup(OF_ONE) == theirs
+
+
+async def test_the_dead_owner_of_many_pairs_is_looked_for_once(store: Store):
+    for pair in PAIRS:
+        await store.take(pair, "gw1/w9.a", None)
+    one, looks = of(store, ONE), 0
+
+    async def refresh() -> None:
+        nonlocal looks
+        looks += 1
+        one.see(dict(LIVE))
+
+    one.refresh = refresh
+    for pair in PAIRS:
+        assert (await one.acquire(pair)).owner == ONE
+        one.see(dict(LIVE))  # as heartbeats do
+    assert looks == 1
 
 
 async def test_a_draining_owner_is_waited_for(store: Store):
