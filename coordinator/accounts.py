@@ -117,6 +117,14 @@ def account_path(state_dir: str | Path, worker: str) -> Path:
     return Path(state_dir) / "ledger" / (worker.replace("/", "_") + ".account")
 
 
+def read_counters(state_dir: str | Path, worker: str) -> bytes:
+    """All that a worker has counted, to be compared with what it had; b"" if there is nothing."""
+    try:
+        return account_path(state_dir, worker).read_bytes()
+    except OSError:
+        return b""
+
+
 def balance(ledger: dict[str, Any]) -> int:
     """Accepted minus all that it became, of one direction: 0 unless a turn was caught half-way."""
     return int(

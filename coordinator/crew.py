@@ -11,10 +11,11 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from coordinator import health
+from coordinator import accounts, health
 from coordinator.config import Config, Gateway
 from coordinator.exits import ExitCode
 from coordinator.reception import Link, Reception
+from coordinator.silence import Sign, Silence
 from coordinator.succession import Succession
 from coordinator.workforce import (
     Incarnation,
@@ -126,9 +127,11 @@ class Crew:
         """Once a tick of the supervisor, `now` in Unix time: who is silent, who has grown."""
         for each in list(self._workforce.incarnations()):
             link = self._reception.links.get(each.worker)
-            each.silent_ticks = health.silent_ticks(each, link)
+            each.silence.note(self._sign_of(each, link))
             if health.is_hung(each, self._settings.hang_timeout):
                 self._kill_hung(each)
+            elif health.is_spared(each, self._settings.hang_timeout):
+                self._note_spared(each)
             elif link is not None and each.state == "running":
                 if link.report.get("state") == "draining":
                     self.retire(each)  # somebody else told it to
@@ -138,12 +141,22 @@ class Crew:
                     self._renew(each, reason)
         await self._succession.advance()
 
+    def _sign_of(self, each: Incarnation, link: Link | None) -> Sign:
+        heard_at = max(link.reported_at, link.connected_at) if link else 0.0
+        counted = accounts.read_counters(self._settings.state_dir, each.worker)
+        return Sign(heard_at, counted, each.process.share())
+
     def _kill_hung(self, hung: Incarnation) -> None:
-        text = f"has reported nothing for {hung.silent_ticks} s: killed"
+        text = f"has reported nothing for {hung.silence.ticks} s: killed"
         log.error("worker %s %s", hung, text)
         self.on_trouble(str(hung), text)
-        hung.silent_ticks = 0
+        hung.silence = Silence()
         hung.process.send(signal.SIGKILL)
+
+    def _note_spared(self, spared: Incarnation) -> None:
+        text = f"has reported nothing for {spared.silence.ticks} s: busy, or the machine is"
+        log.warning("worker %s %s", spared, text)
+        self.on_trouble(str(spared), text)
 
     def _renew(self, grown: Incarnation, reason: str) -> None:
         if self._succession.add(grown.slot):

@@ -3,31 +3,18 @@
 Pure: what is known comes in, the verdict comes out.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from coordinator.config import Gateway
-from coordinator.reception import Link
+from coordinator.silence import TICK
 from coordinator.workforce import Incarnation
 
-TICK = 1.0  # seconds between two looks; a worker reports as often
 YOUNG = 60.0  # seconds in which a worker is not replaced, however large it is: no endless renewal
 LONG_SHORT = 300  # seconds short of memory, below the bound, from which on that will not pass
 PATIENCE = 3600.0  # seconds after which one that holds too many names is replaced in any case
-
-
-def silent_ticks(incarnation: Incarnation, link: Link | None) -> int:
-    """Ticks since the last news of a worker, this one included; call it once per tick.
-
-    They are counted, not measured: while the whole machine is paused nobody ticks, so nobody is
-    killed for it afterwards.
-    """
-    heard_at = max(link.reported_at, link.connected_at) if link else incarnation.heard_at
-    if heard_at != incarnation.heard_at:
-        incarnation.heard_at = heard_at
-        return 0
-    return incarnation.silent_ticks + 1
 
 
 def is_hung(incarnation: Incarnation, hang_timeout: float) -> bool:
@@ -35,10 +22,20 @@ def is_hung(incarnation: Incarnation, hang_timeout: float) -> bool:
 
     A worker that starts has a deadline of its own, one that stops is killed anyway.
     """
+    return _is_watched(incarnation, hang_timeout) and incarnation.silence.is_hang(hang_timeout)
+
+
+def is_spared(incarnation: Incarnation, hang_timeout: float) -> bool:
+    """Whether one that is not hung has just been silent for so long: true once in a silence."""
+    too_long = incarnation.silence.ticks == math.ceil(hang_timeout / TICK)
+    return _is_watched(incarnation, hang_timeout) and too_long
+
+
+def _is_watched(incarnation: Incarnation, hang_timeout: float) -> bool:
     watched = incarnation.state in ("running", "draining") or (
         incarnation.is_adopted and incarnation.state == "starting"
     )
-    return watched and hang_timeout > 0 and incarnation.silent_ticks * TICK >= hang_timeout
+    return watched and hang_timeout > 0
 
 
 @dataclass(slots=True)

@@ -7,10 +7,21 @@ import os
 import signal
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import msgspec
 
 log = logging.getLogger(__name__)
+
+
+class Share(NamedTuple):
+    """What a process's first thread has had of the CPUs, in seconds since its start."""
+
+    wants: bool
+    """It has a CPU now or waits for one; otherwise it sleeps or is stopped."""
+    ran: float
+    waited: float
+    """Ready to run and without a CPU; a wait counts when it is over."""
 
 
 class ProcessName(msgspec.Struct, frozen=True):
@@ -29,6 +40,16 @@ class ProcessName(msgspec.Struct, frozen=True):
                 os.kill(self.pid, signum)
             except ProcessLookupError:
                 pass  # it ended between the look and the signal
+
+    def share(self) -> Share | None:
+        """None if the process is gone, or the kernel keeps no such account (CONFIG_SCHED_INFO)."""
+        try:
+            ran, waited, _ = Path(f"/proc/{self.pid}/schedstat").read_text().split()
+            stat = Path(f"/proc/{self.pid}/stat").read_text()
+        except (OSError, ValueError):
+            return None
+        wants = stat.rpartition(")")[2].split()[0] == "R"
+        return Share(wants, int(ran) / 1e9, int(waited) / 1e9)
 
 
 def start_time(pid: int) -> int | None:

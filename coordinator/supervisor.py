@@ -38,11 +38,11 @@ from coordinator.events import (
     WorkerReady,
 )
 from coordinator.exits import ExitCode
-from coordinator.health import TICK
 from coordinator.orders import Orders
 from coordinator.reception import Reception
 from coordinator.rediskeeper import RedisKeeper
 from coordinator.reload import ReloadRefused
+from coordinator.silence import TICK
 from coordinator.startup import StartFailed
 from coordinator.store import Store, StoreUnavailable, redis_url
 from coordinator.sweeps import Sweeper, process_lives

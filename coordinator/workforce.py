@@ -20,6 +20,7 @@ from coordinator.processes import (
     wait_gone,
     write_name,
 )
+from coordinator.silence import Silence
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +44,7 @@ class Incarnation:
     worker: str = ""
     started_at: float = 0.0
     is_adopted: bool = False
-    silent_ticks: int = 0
-    """Ticks of the coordinator since the last report."""
-    heard_at: float = 0.0
+    silence: Silence = field(default_factory=Silence)
 
     @property
     def pid(self) -> int:

@@ -20,6 +20,7 @@ from coordinator.accounts import (
     close_account,
     close_dead_accounts,
     drop_index,
+    read_counters,
     sum_accounts,
 )
 
@@ -81,6 +82,14 @@ def test_an_account_is_read_while_it_is_written(account: Account):
     assert other.snapshot() == account.snapshot()
     assert other.process.pid == os.getpid()
     other.close()
+
+
+def test_whoever_compares_sees_that_something_was_counted(account: Account, tmp_path: Path):
+    before = read_counters(tmp_path, "gw1/w1.a")
+    assert before == read_counters(tmp_path, "gw1/w1.a") != b""
+    account.inbound[ACK_SM] += 1
+    assert read_counters(tmp_path, "gw1/w1.a") != before
+    assert read_counters(tmp_path, "gw1/w2.a") == b""
 
 
 def test_an_account_is_not_created_twice(account: Account):

@@ -10,7 +10,7 @@ from coordinator import crew as crew_module
 from coordinator.config import Config, Gateway
 from coordinator.crew import Crew
 from coordinator.exits import ExitCode
-from coordinator.processes import ProcessName
+from coordinator.processes import ProcessName, Share
 from coordinator.reception import Link
 from coordinator.workforce import CRASH_LOOP, Incarnation, Orphan, Slot, Workforce
 
@@ -20,12 +20,17 @@ class FakeProcess(ProcessName, frozen=True):
 
     living: set[int]
     signals: list[int]
+    shares: list[Share]
+    """What is seen of it, one look after the other; then nothing."""
 
     def is_alive(self) -> bool:
         return self.pid in self.living
 
     def send(self, signum: int) -> None:
         self.signals.append(signum)
+
+    def share(self) -> Share | None:
+        return self.shares.pop(0) if self.shares else None
 
 
 class FakeWorkforce(Workforce):
@@ -37,7 +42,7 @@ class FakeWorkforce(Workforce):
     def _new(self, slot: Slot) -> Incarnation:
         pid, self.next_pid = self.next_pid, self.next_pid + 1
         self.living.add(pid)
-        return Incarnation(slot, FakeProcess(pid, 0, self.living, []), started_at=1.0)
+        return Incarnation(slot, FakeProcess(pid, 0, self.living, [], []), started_at=1.0)
 
     async def start(self, slot: Slot) -> Incarnation:
         started = self._new(slot)
@@ -83,7 +88,8 @@ class Scene:
         self.gone = 0
         self.force = FakeWorkforce(count)
         self.reception = FakeReception()
-        config = Config(gateway=Gateway(drain_timeout=10.0, hang_timeout=3.0))
+        settings = Gateway(drain_timeout=10.0, hang_timeout=3.0, state_dir="/nonexistent")
+        config = Config(gateway=settings)
         self.crew = Crew(self.force, self.reception, config, self.after)  # type: ignore[arg-type]
         self.crew.on_trouble = lambda source, text: self.trouble.append(f"{source} {text}")
         self.crew.on_hopeless = lambda text, code: self.hopeless.append((text, code))
@@ -178,6 +184,20 @@ async def test_one_that_reports_nothing_is_killed_and_said(scene: Scene):
         await scene.crew.tick(5.0)
     assert signals(worker) == [signal.SIGKILL]
     assert scene.trouble == [f"{worker.worker} has reported nothing for 3 s: killed"]
+
+
+async def test_one_that_gets_no_cpu_is_not_killed_for_that_and_it_is_said_once(scene: Scene):
+    worker = current(scene.force.slots[0])
+    assert isinstance(worker.process, FakeProcess)
+    worker.process.shares[:] = [Share(True, 0.0, 0.0)] * 10
+    for _ in range(10):
+        await scene.crew.tick(5.0)
+    assert not signals(worker)
+    text = "has reported nothing for 3 s: busy, or the machine is"
+    assert scene.trouble == [f"{worker.worker} {text}"]
+    for _ in range(4):
+        await scene.crew.tick(5.0)
+    assert signals(worker) == [signal.SIGKILL]
 
 
 async def test_one_that_somebody_else_told_to_drain_is_replaced(scene: Scene):

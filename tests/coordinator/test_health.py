@@ -3,44 +3,14 @@ from dataclasses import replace
 import pytest
 
 from coordinator.config import Gateway
-from coordinator.health import LONG_SHORT, PATIENCE, YOUNG, Renewals, is_hung, silent_ticks
-from coordinator.processes import ProcessName
-from coordinator.reception import Link
+from coordinator.health import LONG_SHORT, PATIENCE, YOUNG, Renewals, is_hung, is_spared
+from coordinator.processes import ProcessName, Share
+from coordinator.silence import Sign
 from coordinator.workforce import Incarnation, Slot, State
 
 
 def incarnation(state: State = "running", *, is_adopted: bool = False) -> Incarnation:
     return Incarnation(Slot("w1"), ProcessName(1, 1), state, is_adopted=is_adopted)
-
-
-def link(reported_at: float) -> Link:
-    return Link("gw/w1.a", 1, None, 1.0, {}, reported_at)  # type: ignore[arg-type]
-
-
-def test_each_report_ends_the_silence():
-    worker = incarnation()
-    counts = []
-    for reported_at in (2.0, 2.0, 2.0, 5.0, 5.0):
-        worker.silent_ticks = silent_ticks(worker, link(reported_at))
-        counts.append(worker.silent_ticks)
-    assert counts == [0, 1, 2, 0, 1]
-
-
-def test_a_pause_of_the_machine_is_one_tick():
-    """Clocks run on while nobody ticks: only ticks count."""
-    worker = incarnation()
-    worker.silent_ticks = silent_ticks(worker, link(100.0))
-    worker.silent_ticks = silent_ticks(worker, link(100.0))  # an hour later
-    assert worker.silent_ticks == 1
-
-
-def test_without_a_connection_silence_goes_on():
-    worker = incarnation()
-    worker.silent_ticks = silent_ticks(worker, link(2.0))
-    for _ in range(10):
-        worker.silent_ticks = silent_ticks(worker, None)
-    assert worker.silent_ticks == 10
-    assert is_hung(worker, 10.0) and not is_hung(worker, 11.0) and not is_hung(worker, 0)
 
 
 @pytest.mark.parametrize(
@@ -55,8 +25,19 @@ def test_without_a_connection_silence_goes_on():
 )
 def test_who_is_watched(state: State, is_adopted: bool, verdict: bool):
     worker = incarnation(state, is_adopted=is_adopted)
-    worker.silent_ticks = 60
-    assert is_hung(worker, 10.0) == verdict
+    for _ in range(12):
+        worker.silence.note(Sign(1.0, b"", None))
+    assert is_hung(worker, 11.0) == verdict and not is_hung(worker, 12.0) and not is_hung(worker, 0)
+
+
+def test_one_that_gets_no_cpu_is_spared_and_that_is_said_once():
+    worker = incarnation()
+    said = []
+    for tick in range(20):
+        worker.silence.note(Sign(1.0, b"", Share(wants=True, ran=0.1 * tick, waited=0.0)))
+        assert not is_hung(worker, 2.5)
+        said.append(is_spared(worker, 2.5))
+    assert said.count(True) == 1 and said[3] and not is_spared(worker, 0)
 
 
 LIMITS = replace(Gateway(), max_worker_rss=1000, max_names=100)

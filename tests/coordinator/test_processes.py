@@ -88,6 +88,27 @@ async def test_a_process_that_ignores_term_is_killed():
 
 def test_a_gone_process_never_counts_as_alive():
     assert not name_of(2**22 + 1).is_alive()
+    assert name_of(2**22 + 1).share() is None
+
+
+async def test_what_a_process_has_had_of_the_cpus():
+    process = await spawn("print(flush=True)\nwhile True: pass")
+    name = name_of(process.pid)
+    try:
+        looks = [name.share()]
+        while len(looks) < 2:
+            look = name.share()
+            if look and looks[0] and look.ran > looks[0].ran + 0.05:
+                looks.append(look)
+            await asyncio.sleep(0)
+        assert looks[1] is not None and looks[1].wants
+        name.send(signal.SIGSTOP)
+        while (stopped := name.share()) is None or stopped.wants:  # noqa: ASYNC110 - a process
+            await asyncio.sleep(0)
+        assert name.share() == stopped
+    finally:
+        process.kill()
+        await process.wait()
 
 
 def test_a_replaced_file_has_the_mode_asked_for(tmp_path: Path):

@@ -311,6 +311,15 @@ async def test_a_worker_that_hangs_is_killed_and_replaced(start: Start):
     assert any("nothing for 2 s" in e["text"] for e in await fedgate.get("/api/errors"))
 
 
+async def test_a_worker_that_loops_for_ever_is_killed(tmp_path: Path, start: Start):
+    (tmp_path / "behaviour").write_text("loop")
+    fedgate = await start(gateway="hang_timeout = 1")
+    await fedgate.says("is ready, pid")
+    assert (await fedgate.order("reload")).ok
+    await fedgate.says(" s: killed")
+    await fedgate.says("ended, killed by SIGKILL")
+
+
 async def test_workers_are_replaced_one_by_one_the_new_one_first(start: Start):
     fedgate = await start(workers=2)
     await fedgate.says("ready, listening on")

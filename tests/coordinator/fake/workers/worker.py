@@ -1,7 +1,7 @@
 """A worker without a data plane: the real client, an account, and the ways in which workers end.
 
 It behaves as `<state_dir>/behaviour` says: "" (well), "boot-error", "crash", "deaf" (never stops),
-"hang" (stops its loop when told to reload), "fat" (much memory).
+"hang" (stops its loop when told to reload), "loop" (for ever, then), "fat" (much memory).
 """
 
 import argparse
@@ -71,6 +71,8 @@ async def work(options: argparse.Namespace) -> int:
         print(f"{options.id} told to {verb}", file=sys.stderr, flush=True)
         if verb == "reload" and how == "hang":
             signal.pause()
+        while verb == "reload" and how == "loop":
+            pass
         if verb != "reload" and how != "deaf":
             told_to_stop.set()
 
