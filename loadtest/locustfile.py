@@ -35,6 +35,7 @@ from loadtest.scenarios import (
     Room,
     SlowReader,
 )
+from workers.gateway.garbage import Garbage
 
 # Locust looks for them here.
 __all__ = [
@@ -74,6 +75,7 @@ def _init(environment: Any, **_: Any) -> None:
             _choose(environment, options.mix)
     except (OptionProblem, InvalidThreshold, InvalidAddress) as exc:
         _refuse(exc)
+    Garbage().start()  # pauses of ours would count as the gateway's
     environment.load = LoadTest(environment)
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import gc
 import logging
 import os
 import resource
@@ -31,6 +30,7 @@ from workers.gateway.certificates import CertificateProblem
 from workers.gateway.component import ComponentAttachment, ComponentConnector
 from workers.gateway.discovery import Discovery
 from workers.gateway.drain import drain
+from workers.gateway.garbage import Garbage
 from workers.gateway.hostmeta import InvalidHostMeta
 from workers.gateway.identity import TrustProblem, TrustSources
 from workers.gateway.judge import Judge
@@ -91,9 +91,7 @@ class Worker:
     async def run(self) -> int:
         """Start, serve, drain; returns the exit code."""
         await self._start()
-        # What is there now stays: full collections need not look at it, for 11 ms each.
-        gc.collect()
-        gc.freeze()
+        Garbage().start()
         self._watch_signals()
         reporting = asyncio.create_task(self._report())
         log.info("worker %s serves %s", self._id, ", ".join(self._config.gateway.domains))

@@ -19,6 +19,7 @@ from loadtest.sink.behaviour import Behaviour
 from loadtest.sink.component import ComponentSink
 from loadtest.sink.server import Sink
 from loadtest.stage.processes import StageError
+from workers.gateway.garbage import Garbage
 from workers.gateway.tls import client_context, server_context
 
 
@@ -118,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Two streams for each remote domain.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    Garbage().start()  # pauses of ours would count as the gateway's
     try:
         uvloop.run(run(options))
     except (OSError, StageError) as exc:
