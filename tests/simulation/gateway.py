@@ -11,6 +11,7 @@ from typing import Any
 from coordinator import accounts
 from coordinator.accounts import ACCEPTED, ACKNOWLEDGED, BOUNCED, DROPPED, RETURNED
 from coordinator.config import Config
+from coordinator.silence import Silence
 from tests.simulation.model_parts import Anything, ModelControlPlane, ModelSiblings
 from tests.simulation.model_sessions import ModelPublicListener, ModelRemoteConnector
 from tests.simulation.network import End
@@ -63,6 +64,7 @@ class SimulatedWorker:
         self.account = Account()
         self.is_ready = False
         self.turns = 0
+        self.silence = Silence()
         self._balanced = b""
         self.final: list[int] | None = None
         process.after_turn = self._after_turn

@@ -4,13 +4,14 @@ import asyncio
 from typing import Any
 
 from coordinator.config import Config
+from coordinator.silence import TICK, Sign
 from coordinator.store import Store
 from coordinator.sweeps import Sweeper
 from tests.simulation.gateway import SimulatedWorker
 from tests.simulation.sockets import Listening, connect_stream
 from tests.simulation.world import Process, World
 
-TICK = 1.0
+HANG_TIMEOUT = 5.0
 
 
 class Machine:
@@ -122,7 +123,16 @@ class Machine:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(TICK)
+            self._kill_hung()
             await self.sweeper.sweep()
+
+    def _kill_hung(self) -> None:
+        """Each turn of a worker's loop is a sign of life, and CPUs are for everybody."""
+        for worker in self.workers:
+            worker.silence.note(Sign(1.0 + worker.turns, b"", None))
+            if worker.is_ready and worker.silence.is_hang(HANG_TIMEOUT):
+                self.world.trace(self.name, f"kills {worker.worker_id}, which hangs")
+                worker.process.kill()
 
     def kill_coordinator(self) -> None:
         self.coordinator.kill()
