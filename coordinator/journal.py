@@ -22,7 +22,7 @@ Kind = Literal["out", "in", "note", "barrier"]
 have been executed already (only what names them); the answer to a ping of the worker in whose inbox
 it is, of no use to any other."""
 
-NOTE_SECONDS = 10.0
+NOTE_SECONDS = 3.0
 """How long a note is of use once the sender was told that its requests are handled: what told it
 may have been lost with the connection, and the sender does not ask for it later than that."""
 

@@ -15,6 +15,8 @@ from coordinator.journal_link import JournalLink, LinkOwner
 from coordinator.redis_client import BadValue, RedisClient, StoreUnavailable
 
 PAGE_ENTRIES = 8  # of at most a few hundred kB each: read within the command timeout
+LARGE_PAGE_ENTRIES = 64  # as many of a journal's, if the first are small on the average
+SMALL_ENTRY = 1024
 SWEPT_SECONDS = 3600  # for how long a worker that was taken for dead learns that it was
 
 _WORKER = re.compile(r"[^\x00-\x20/]{1,255}/[A-Za-z0-9_-]{1,32}\.[0-9a-f]{1,16}")
@@ -93,7 +95,13 @@ class JournalStore(RedisClient):
 
     async def read_sealed(self, worker: str) -> list[StoredEntry]:
         """The oldest entries of a sealed journal, one page."""
-        return await self._read(self._journal_keys(worker)[2])
+        key = self._journal_keys(worker)[2]
+        page = await self._read(key)
+        size = sum(len(record.data) for entry in page for record in entry.records)
+        is_small = size < PAGE_ENTRIES * SMALL_ENTRY  # notes, of which there may be many
+        if len(page) == PAGE_ENTRIES and is_small:
+            return await self._read(key, LARGE_PAGE_ENTRIES)
+        return page
 
     async def clear_sealed(self, worker: str, ids: Iterable[bytes]) -> None:
         """Delete dealt entries of a sealed journal."""
@@ -143,9 +151,9 @@ class JournalStore(RedisClient):
         names = ("journal", "seal", "sealed", "inbox")
         return [f"{self._prefix}:{name}:{{{worker}}}" for name in names]
 
-    async def _read(self, key: str) -> list[StoredEntry]:
+    async def _read(self, key: str, count: int = PAGE_ENTRIES) -> list[StoredEntry]:
         try:
-            found = await self._call(lambda: self._client.xrange(key, count=PAGE_ENTRIES))
+            found = await self._call(lambda: self._client.xrange(key, count=count))
         except BadValue:
             await self._call(lambda: self._client.delete(key))
             return []

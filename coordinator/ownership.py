@@ -70,6 +70,8 @@ class Ownership:
         self._doubted: dict[str, float] = {}
         self._missing: set[str] = set()
         """Owners that were looked for and did not live; ids are never used again."""
+        self._adopted: set[DomainPair] = set()
+        """Pairs of ours of whose former owners more may come in."""
         self._unreleased: dict[DomainPair, Route] = {}
         self._unverified: list[DomainPair] = []
         self._busy: KeyedLock[DomainPair] = KeyedLock()
@@ -229,15 +231,17 @@ class Ownership:
         if route.owner == self.worker_id:
             self.owned[pair] = route
         elif self.owned.pop(pair, None) is not None:
+            self._adopted.discard(pair)
             self.on_lost(pair, route)
 
     async def _own(self, pair: DomainPair, route: Route) -> None:
         """The pair is ours; if it is new to us, first comes what its former owners left."""
-        is_new = pair not in self.owned
+        is_new = pair not in self.owned or pair in self._adopted
         self.owned[pair] = route
         self._unreleased.pop(pair, None)
         if is_new:
             await self.receive()
+            self._adopted.discard(pair)
 
     async def adopt(self, pair: DomainPair) -> str:
         """A journal's records of the pair came to us: own it if we can; returns the owner.
@@ -253,6 +257,7 @@ class Ownership:
             route = await self._store.take(pair, self.worker_id, route)
         if route.owner == self.worker_id:
             self.owned[pair] = route
+            self._adopted.add(pair)
         return route.owner
 
     async def release(self, pair: DomainPair) -> None:
@@ -261,6 +266,7 @@ class Ownership:
             if pair not in self.owned or self.is_used(pair):
                 return
             route = self.owned.pop(pair)
+            self._adopted.discard(pair)
             try:
                 await self._store.release(pair, self.worker_id, route.epoch)
             except StoreUnavailable as exc:
@@ -323,6 +329,7 @@ class Ownership:
                 self.owned[pair] = route
                 return
             del self.owned[pair]
+            self._adopted.discard(pair)
         self.on_lost(pair, route)
 
 

@@ -5,7 +5,13 @@ import pytest
 from coordinator.config import Config
 from coordinator.embedded import EmbeddedRedis
 from coordinator.journal import Dealt, encode_entry
-from coordinator.journal_store import PAGE_ENTRIES, Opened, is_worker_id
+from coordinator.journal_store import (
+    LARGE_PAGE_ENTRIES,
+    PAGE_ENTRIES,
+    SMALL_ENTRY,
+    Opened,
+    is_worker_id,
+)
 from coordinator.routes import DomainPair
 from coordinator.store import Store, StoreUnavailable, redis_url
 
@@ -50,6 +56,19 @@ async def test_a_sealed_journal_takes_nothing_more(store: Store):
     assert not await store._client.exists(JOURNAL)
     assert [entry.records for entry in await store.read_sealed(ONE)] == [RECORDS]
     assert await store.open_journal(ONE) == Opened(None, True)
+
+
+async def test_many_small_entries_are_read_together_large_ones_are_not(store: Store):
+    pages = []
+    for size, worker in ((1, ONE), (2 * SMALL_ENTRY, TWO)):
+        await store.open_journal(worker)
+        key = f"fedgate:journal:{{{worker}}}"
+        data = {"d": encode_entry([Dealt("note", PAIR, b"x" * size)])}
+        for number in range(1, 2 * LARGE_PAGE_ENTRIES):
+            await store._client.xadd(key, data, id=f"{number}-0")
+        await store.seal(worker, "gw1", 5.0)
+        pages.append([entry.id for entry in await store.read_sealed(worker)])
+    assert len(pages[0]) == LARGE_PAGE_ENTRIES and pages[0][:PAGE_ENTRIES] == pages[1]
 
 
 async def test_one_sweeper_at_a_time_has_the_lease(store: Store):

@@ -185,6 +185,20 @@ async def test_what_former_owners_left_comes_in_before_a_new_pair_is_read(store:
     assert len(received) == 2
 
 
+async def test_a_pair_whose_first_records_have_come_in_is_not_read_before_the_rest(store: Store):
+    one = of(store, ONE)
+    rounds: list[DomainPair] = []
+
+    async def receive() -> None:
+        rounds.append(await one.adopt(OF_TWO) and OF_TWO)
+
+    one.receive = receive
+    await one.place(OF_ONE)  # brings the first record of another pair, too
+    assert OF_TWO in one.owned and len(rounds) == 1
+    assert isinstance(await one.place(OF_TWO), Serve) and len(rounds) == 2
+    assert isinstance(await one.place(OF_TWO), Serve) and len(rounds) == 2
+
+
 async def test_a_draining_worker_hands_on_what_it_owns_and_takes_nothing_that_is_free(store: Store):
     one = of(store, ONE)
     await one.acquire(OF_ONE)

@@ -10,7 +10,6 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from enum import Enum
 
-from coordinator.journal import NOTE_SECONDS
 from coordinator.routes import DomainPair
 from workers.xmpp.stanza import Stanza
 
@@ -19,7 +18,7 @@ MAX_REQUESTS = 500
 MAX_AGE = 60.0
 # An acknowledgement that was written may be lost with its stream; what arrived longer ago than
 # this, in seconds, has been acknowledged for so long that the sender knows.
-RECENT = NOTE_SECONDS
+RECENT = 10.0
 
 Key = tuple[str, str | None]
 """Sender and id."""
