@@ -215,6 +215,6 @@ BUGS: dict[Callable[[], None], tuple[str, ...]] = {
 QUICK = 25
 """Most are found within so many seeds; `make simulate` looks for all."""
 SLOW = frozenset(
-    {ignore_the_predecessor, ignore_the_journals, believe_what_is_not_kept}
+    {ignore_the_predecessor, ignore_the_journals, believe_what_is_not_kept, forget_notes}
     | {clear_the_inbox_at_once, close_without_keeping, cut_what_was_not_read}
 )
