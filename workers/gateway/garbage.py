@@ -1,6 +1,6 @@
 """Looking for cyclic garbage without looking at everything that lives, each time.
 
-Left to itself, Python goes through all objects of the oldest generation every 70,000 allocations
+Left to itself, Python goes through all objects of the oldest generation every 90,000 allocations
 that nothing has freed again: some 320 objects per open session, so that with 2,000 sessions nothing
 else goes on for half a second, every 20 to 30 seconds, to find what a few ended sessions have left.
 So what has been looked at once is frozen, and later looks are at what is new. Reference counts free
