@@ -9,17 +9,21 @@ import ipaddress
 import re
 from collections.abc import Collection
 
-from aiohttp import web
+from aiohttp import HttpVersion10, web
 
 # Strictly: what is behind the port is overlooked by other parsers.
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:\[\]/@]+))(?::[0-9]{1,5})?")
+_HEALTH = ("/livez", "/readyz")
+_OF_BROWSERS = ("Host", "Origin", "Sec-Fetch-Site")
 
 
 def why_refused(request: web.BaseRequest, names: Collection[str]) -> str | None:
     """Why not to answer a request; `names` are those we go by, beside addresses and localhost."""
     headers = request.headers
-    if any(len(headers.getall(name, ())) > 1 for name in ("Host", "Origin", "Sec-Fetch-Site")):
+    if any(len(headers.getall(name, ())) > 1 for name in _OF_BROWSERS):
         return "a header is there twice"
+    if _is_plain_check(request):
+        return None
     host = headers.get("Host", "")
     if not _is_ours(host, names):
         return "this is not the name of an admin surface; see admin.names"
@@ -30,6 +34,15 @@ def why_refused(request: web.BaseRequest, names: Collection[str]) -> str | None:
     if site not in ("none", "same-origin") and not _is_link_to_the_page(request):
         return "pages of other sites may not ask here"
     return None
+
+
+def _is_plain_check(request: web.BaseRequest) -> bool:
+    """A load balancer's health check as HAProxy sends it by default: HTTP/1.0 without a Host.
+
+    No browser sends one, so nobody can make a browser ask.
+    """
+    is_old = request.version == HttpVersion10 and request.path in _HEALTH
+    return is_old and not any(name in request.headers for name in _OF_BROWSERS)
 
 
 def _is_ours(host: str, names: Collection[str]) -> bool:

@@ -1,4 +1,5 @@
 import pytest
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
@@ -58,6 +59,26 @@ def test_what_browsers_say_of_other_sites_is_heard(site: str) -> None:
     assert refused(host, said, link, path="/") is None
     assert refused(host, said, link) is not None
     assert refused(host, ("Sec-Fetch-Site", "same-origin")) is None
+
+
+@pytest.mark.parametrize(
+    ("version", "path", "headers", "is_answered"),
+    [
+        (HttpVersion10, "/livez", (), True),
+        (HttpVersion10, "/readyz", (), True),
+        (HttpVersion10, "/api/status", (), False),
+        (HttpVersion10, "/", (), False),
+        (HttpVersion11, "/readyz", (), False),
+        (HttpVersion10, "/readyz", (("Host", "evil.example"),), False),
+        (HttpVersion10, "/readyz", (("Origin", "http://evil.example"),), False),
+        (HttpVersion10, "/readyz", (("Sec-Fetch-Site", "cross-site"),), False),
+    ],
+)
+def test_health_may_be_asked_without_a_name_as_no_browser_does(
+    version: HttpVersion, path: str, headers: tuple[tuple[str, str], ...], is_answered: bool
+) -> None:
+    request = make_mocked_request("GET", path, headers=CIMultiDict(headers), version=version)
+    assert (why_refused(request, NAMES) is None) is is_answered
 
 
 def test_a_header_that_is_there_twice_means_nothing() -> None:
