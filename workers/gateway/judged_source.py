@@ -61,9 +61,7 @@ class JudgedSource(InboundSource):
             stream.fail(StreamCondition.POLICY_VIOLATION, "this domain is not served")
             self.session.pump()
             return
-        if self._listener.has_too_many(event.sender):
-            self._listener.refusals.note("sessions-of-domain", event.sender, "refused one more")
-            stream.fail(StreamCondition.RESOURCE_CONSTRAINT, "too many sessions of this domain")
+        if self._is_one_too_many():
             self.session.pump()
             return
         proof, reason = await self._prove(event.sender)
@@ -79,6 +77,15 @@ class JudgedSource(InboundSource):
         if reason:
             log.info("%s may not use EXTERNAL: %s", event.sender, reason)
         self.session.pump()
+
+    def _is_one_too_many(self) -> bool:
+        """The domain has all sessions that it may have; then the stream has failed."""
+        domain = self._stream.sender
+        if not self._listener.has_too_many(domain):
+            return False
+        self._listener.refusals.note("sessions-of-domain", domain, "refused one more")
+        self._stream.fail(StreamCondition.RESOURCE_CONSTRAINT, "too many sessions of this domain")
+        return True
 
     async def _prove(self, domain: str) -> tuple[Proof | None, str]:
         """What its certificate proves the domain by, or why it does not (XEP-0178 §3 (9))."""

@@ -132,6 +132,8 @@ class RemoteSource(JudgedSource):
         pair = DomainPair(event.target, event.sender)
         websocket = self.session.websocket
         if not self.pairs:
+            if self._is_one_too_many():
+                return  # others of the domain were judged at the same time, and came first
             websocket.meter = self.router.allowances.of(event.sender)
             self.session.note_names()  # it may have come back too early
             self._listener.source_authenticated(self, self._stream.sender)

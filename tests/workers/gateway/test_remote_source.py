@@ -1,5 +1,7 @@
 """Sessions that remote servers open: their stanzas reach the local server, or senders are told."""
 
+import asyncio
+
 import pytest
 
 from coordinator.routes import DomainPair
@@ -101,6 +103,18 @@ async def test_a_domain_may_have_so_many_sessions(gateway: GatewayScene) -> None
     peers[0].session.close()
     await until(lambda: len(gateway.public.sources) == 1)
     await gateway.open_remote()
+
+
+@on_quiet_loop
+async def test_those_who_come_at_once_are_no_more_than_so_many(gateway: GatewayScene) -> None:
+    await gateway.start(sessions_per_domain=2)
+    opened = await asyncio.gather(
+        *(gateway.open_remote() for _ in range(6)), return_exceptions=True
+    )
+    refused = [each for each in opened if isinstance(each, BaseException)]
+    assert all("too many sessions of this domain" in str(each) for each in refused)
+    assert len(refused) == 4 == gateway.public.refusals.counts["sessions-of-domain"]
+    await until(lambda: len(gateway.public.sources) == 2)
 
 
 @on_quiet_loop
