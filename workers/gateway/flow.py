@@ -430,11 +430,6 @@ class Replies:
         """Replies are no stanzas of the ledger."""
 
 
-def settle_bounced(failed: Failed) -> None:
-    """The sender has been told."""
-    _settle(failed, BOUNCED)
-
-
 def settle_dropped(failed: Failed, reason: str) -> None:
     """RFC 6120 forbids to tell the sender, or nobody can be told; counted by reason."""
     _settle(failed, drop_index(reason))

@@ -7,12 +7,18 @@ from coordinator.config import Limits
 from coordinator.routes import DomainPair
 from tests.workers.gateway.session_bench import LOCAL, REMOTE, FarServer, until
 from workers.gateway.failure import HopFailed
-from workers.gateway.flow import Failed, Origin, settle_bounced
+from workers.gateway.flow import Failed, Origin
 from workers.gateway.hop import Hop
 from workers.xmpp.errors import StanzaCondition
 from workers.xmpp.stanza import Stanza
 
 PAIR = DomainPair(LOCAL, REMOTE)
+
+
+def settle_bounced(failed: Failed) -> None:
+    """Its sender has been told, as an acknowledged reply would mean."""
+    if failed.batch.origin is not None:
+        failed.batch.origin.settle(failed.batch, 1, BOUNCED)
 
 
 class HopScene:

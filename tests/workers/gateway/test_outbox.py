@@ -22,7 +22,8 @@ from coordinator.accounts import (
     drop_index,
 )
 from coordinator.journal import Record
-from workers.gateway.flow import Batch, Failed, Origin, settle_bounced, settle_dropped
+from tests.workers.gateway.hop_bench import settle_bounced
+from workers.gateway.flow import Batch, Failed, Origin, settle_dropped
 from workers.gateway.outbox import Outbox
 from workers.xmpp.stanza import Stanza
 
