@@ -76,6 +76,8 @@ class ModelTLS:
 class ModelWebSocket:
     """An open WebSocket below a session; also the channel that the session sees."""
 
+    is_resting = False  # rates are not modelled
+
     def __init__(self, end: End) -> None:
         self.end = end
         self.channel = self

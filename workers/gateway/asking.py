@@ -55,6 +55,8 @@ class Asking:
         self._unasked_bytes = 0
         self._progress_at = 0.0
         self._asked_at = 0.0
+        # When it was seen last that no answer could reach us.
+        self._deaf_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
@@ -143,8 +145,8 @@ class Asking:
         is_accepted = isinstance(session.stream, ReceivingStream)
         is_unproved = is_accepted and not self._is_answered
         timeout = FIRST_ANSWER_TIMEOUT if is_unproved else PROGRESS_TIMEOUT
-        if session.is_paused:
-            self.note_progress()  # its answers wait where we do not read
+        if not session.is_reading:
+            self.note_progress()  # its answers wait
         elif self._loop.time() - self._progress_at > timeout:
             return f"nothing was acknowledged for {timeout:g} s"
         self._is_open = True
@@ -152,6 +154,11 @@ class Asking:
         session.write()
         return ""
 
-    def is_overdue(self) -> bool:
+    def is_overdue(self, session: Session) -> bool:
         """A barrier's answer does not come."""
-        return self._outbox.is_overdue(self._loop.time(), BARRIER_TIMEOUT)
+        now = self._loop.time()
+        if not session.is_reading:
+            self._deaf_at = now
+        return now - self._deaf_at > BARRIER_TIMEOUT and self._outbox.is_overdue(
+            now, BARRIER_TIMEOUT
+        )

@@ -239,6 +239,11 @@ class Channel(asyncio.BufferedProtocol):
         self._hold(_BY_RATE)
         self._loop.call_later(seconds, self._let_go, _BY_RATE)
 
+    @property
+    def is_resting(self) -> bool:
+        """Nothing is read, be it an answer, until `rest` is over."""
+        return bool(self._held & _BY_RATE)
+
     def pass_turn(self, go_on: Callable[[], None]) -> None:
         """Read nothing before `go_on` was called, in the next turn of the loop."""
         self._hold(_BY_REST)

@@ -403,7 +403,7 @@ class Hop:
             if reason:
                 session.abort(reason)
                 return
-        elif self._asking.is_overdue():
+        elif self._asking.is_overdue(session):
             # No answer can reach us: the end of the stream is the barrier that always works.
             session.close()
         elif not self.outbox and (self._closing or (not self.users and self._is_idle())):

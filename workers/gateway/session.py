@@ -108,6 +108,11 @@ class Session:
         self.is_paused = False
         self.channel.resume_reading()
 
+    @property
+    def is_reading(self) -> bool:
+        """The peer's answers reach us: neither its owner nor its rate holds it back."""
+        return not (self.is_paused or self.channel.is_resting)
+
     def start_timer(self) -> None:
         """Watch over the negotiation."""
         if (at := self.stream.timer_at()) is not None and not self.ended:
@@ -364,8 +369,8 @@ class WebSocketSession(Session):
 
     def _keep_alive(self) -> None:
         # xmpp-proxy stops reading after a surprise and keeps the socket: only silence tells.
-        if self.is_paused:
-            self._unanswered = 0  # its answers wait where we do not read
+        if not self.is_reading:
+            self._unanswered = 0  # its answers wait
         if self._unanswered >= 2:
             self.abort(f"no answer to pings for {2 * self._ping_interval:g} s")
             return

@@ -1,5 +1,7 @@
 """What the next hop is asked, and when silence has lasted too long."""
 
+import asyncio
+
 import pytest
 
 from coordinator.routes import DomainPair
@@ -89,7 +91,7 @@ async def test_without_acknowledgements_a_ping_is_the_barrier() -> None:
     (ping,) = peer.session.stream.data_to_send()
     assert b"from='from.example'" in ping and b"to='to.example'" in ping
     assert f"id='{BARRIER}tag.".encode() in ping
-    assert outbox.barrier_pending and not ask.is_overdue()
+    assert outbox.barrier_pending and not ask.is_overdue(peer.session)
     peer.session.abort("done")
     await far.close()
 
@@ -108,6 +110,33 @@ async def test_silence_ends_the_session_unless_we_do_not_read(
     peer.session.pause_reading()
     assert ask.insist(peer.session) == ""
     peer.session.resume_reading()
+    assert ask.insist(peer.session)
+    peer.session.channel.rest(0.05)  # its owner is over its rate
+    assert ask.insist(peer.session) == ""
+    await until(lambda: peer.session.is_reading)
+    assert ask.insist(peer.session)
+    peer.session.abort("done")
+    await until(lambda: bool(peer.ended))
+    await far.close()
+
+
+@on_quiet_loop
+async def test_a_barrier_is_not_overdue_before_its_answer_could_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(asking, "BARRIER_TIMEOUT", 0.1)
+    far = await FarServer().serve_tcp()
+    peer = Peer()
+    peer.session = await far.connect(peer, use_management=False)
+    outbox = Outbox()
+    outbox.push(Batch([message("1")]))
+    outbox.take(lambda batch: batch.stanzas)
+    ask = Asking(outbox, DomainPair(LOCAL, REMOTE), "tag")
+    ask.ask(peer.session)
+    peer.session.channel.rest(0.3)
+    await until(lambda: outbox.is_overdue(asyncio.get_running_loop().time(), 0.1))
+    await until(lambda: not ask.is_overdue(peer.session) and peer.session.is_reading)
+    await until(lambda: ask.is_overdue(peer.session))
     peer.session.abort("done")
     await until(lambda: bool(peer.ended))
     await far.close()

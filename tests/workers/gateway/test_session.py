@@ -140,6 +140,24 @@ async def test_a_peer_that_brings_too_many_names_is_sent_away(short_times: None)
 
 
 @on_quiet_loop
+async def test_a_websocket_that_has_to_rest_is_not_cut_for_its_silence(short_times: None) -> None:
+    far = await FarServer().serve_websocket()
+    peer = Peer()
+    session = await far.connect(peer, websocket=True)
+    assert isinstance(session, WebSocketSession)
+    session.channel.rest(0.2)
+    for _ in range(9):
+        session._keep_alive()
+    await until(lambda: session.is_reading)
+    assert not peer.ended
+    session._keep_alive()
+    await until(lambda: session._unanswered == 0)  # the answers have come
+    assert not peer.ended
+    session.abort("done")
+    await far.close()
+
+
+@on_quiet_loop
 async def test_a_websocket_that_answers_no_ping_is_cut(short_times: None) -> None:
     far = await FarServer().serve_websocket()
     peer = Peer()
