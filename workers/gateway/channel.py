@@ -16,9 +16,8 @@ from functools import partial
 from typing import Any, Protocol, cast
 
 from cryptography import x509
-from OpenSSL import SSL
 
-from workers.gateway.tls_engine import TLSEngine, TLSFailed
+from workers.gateway.tls_engine import TLSContext, TLSEngine, TLSFailed
 from workers.gateway.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -167,7 +166,7 @@ class Channel(asyncio.BufferedProtocol):
         transport.write(data)
 
     def start_tls(
-        self, context: SSL.Context, *, server: bool, server_name: str | None = None
+        self, context: TLSContext, *, server: bool, server_name: str | None = None
     ) -> None:
         """Switch TLS on: what was written before goes out in the clear, the rest encrypted.
 

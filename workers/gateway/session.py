@@ -12,10 +12,10 @@ import time
 from typing import Any, Protocol
 
 from cryptography import x509
-from OpenSSL import SSL
 from websockets.datastructures import Headers
 
 from workers.gateway.channel import Channel
+from workers.gateway.tls_engine import TLSContext
 from workers.gateway.websocket import WebSocket
 from workers.xmpp.errors import StreamCondition
 from workers.xmpp.events import Event, StreamClosed, StreamFailed, TlsStarting
@@ -55,7 +55,7 @@ class Session:
         self.owner = owner
         self.opened_at = time.time()
         self.channel: Channel
-        self.tls_context: SSL.Context | None = None
+        self.tls_context: TLSContext | None = None
         """Set before the stream may ask for STARTTLS."""
         self.reason = ""
         self.ended = False
@@ -237,8 +237,9 @@ class TcpSession(Session):
     def _start_tls(self) -> None:
         assert self.tls_context is not None, "no TLS context for STARTTLS"
         self.write()
+        context, self.tls_context = self.tls_context, None
         self.channel.start_tls(
-            self.tls_context, server=self._is_server, server_name=self._server_name or None
+            context, server=self._is_server, server_name=self._server_name or None
         )
 
     # What the channel calls.

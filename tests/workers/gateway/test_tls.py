@@ -6,7 +6,7 @@ from OpenSSL import SSL
 
 from coordinator.config import Certificates, Config, Pair
 from tests.workers.gateway.wire_bench import mint, mint_pem
-from workers.gateway.certificates import CertificateProblem
+from workers.gateway.certificates import CertificateProblem, parse_pair
 from workers.gateway.tls import (
     LeafContexts,
     OwnCertificates,
@@ -161,26 +161,46 @@ def test_client_contexts_present_the_domains_certificate(tmp_path: Path) -> None
     assert pair is not None and server.peer_chain() == [*pair.chain]
 
 
-def test_leaf_contexts_follow_the_leaf() -> None:
+def test_a_leaf_is_presented_in_both_roles() -> None:
     leaves = LeafContexts()
-    first, second = mint_pem(["r.example"]), mint_pem(["r.example"])
+    first, second = mint_pem(["r.example"]), mint_pem(["s.example"])
+    client = TLSEngine(leaves.client("r.example", *first), server=False)
+    server = TLSEngine(leaves.server("s.example", *second), server=True)
 
-    context = leaves.server("r.example", *first)
+    handshake(client, server)
 
-    assert leaves.server("r.example", *first) is context
-    assert leaves.client("r.example", *first) is not context
-    assert leaves.server("r.example", *second) is not context
+    assert server.peer_chain() == [*parse_pair(*first).chain]
+    assert client.peer_chain() == [*parse_pair(*second).chain]
+
+
+@pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
+def test_a_connection_with_a_leaf_goes_on_without_it(version: int) -> None:
+    context = client_context(mint("local.example"))
+    context.set_max_proto_version(version)
+    client = TLSEngine(context, server=False)
+    server = TLSEngine(LeafContexts().server("r.example", *mint_pem(["r.example"])), server=True)
+
+    handshake(client, server)
+
+    assert server._connection.get_certificate() is None
+    for sender, receiver in ((client, server), (server, client)):
+        sender.send(b"x" * 100_000)
+        assert receiver.receive(sender.data_to_send()) == b"x" * 100_000
+
+
+def test_leaves_share_their_contexts_and_nothing_else() -> None:
+    leaves = LeafContexts()
+    names = ["r.example", "s.example"]
+    contexts = [leaves.server(name, *mint_pem([name])) for name in names]
+
+    assert contexts[0].shared is contexts[1].shared
+    engines = [TLSEngine(context, server=True) for context in contexts]
+    for name, engine in zip(names, engines, strict=True):
+        client = TLSEngine(client_context(), server=False)
+        handshake(client, engine)
+        assert client.peer_chain()[0].subject.rfc4514_string() == f"CN={name}"
+
+
+def test_a_broken_leaf_is_named() -> None:
     with pytest.raises(CertificateProblem, match=r"leaf of r\.example"):
-        leaves.server("r.example", b"", b"")
-
-
-def test_the_least_used_leaf_context_is_forgotten() -> None:
-    leaves = LeafContexts(limit=2)
-    one, two = mint_pem(["one.example"]), mint_pem(["two.example"])
-    first, second = leaves.server("one.example", *one), leaves.server("two.example", *two)
-    assert leaves.server("one.example", *one) is first
-
-    leaves.server("three.example", *mint_pem(["three.example"]))
-
-    assert leaves.server("one.example", *one) is first
-    assert leaves.server("two.example", *two) is not second
+        LeafContexts().client("r.example", b"", b"")
