@@ -33,6 +33,7 @@ from workers.gateway.drain import drain
 from workers.gateway.garbage import Garbage
 from workers.gateway.hostmeta import InvalidHostMeta
 from workers.gateway.identity import TrustProblem, TrustSources
+from workers.gateway.idleness import Idleness
 from workers.gateway.judge import Judge
 from workers.gateway.local_connector import LocalConnector
 from workers.gateway.local_listener import LocalListener
@@ -170,6 +171,7 @@ class Worker:
         self.steering = Steering(config, self.discovery.is_native)
         self.operations = Operations(self.router, self.public, self.local)
         control.on_request = self.operations.answer
+        self.idleness = Idleness(self.operations.sessions)
         if self._sockets:
             self._keeper.start()
         await self._listen()
@@ -243,6 +245,7 @@ class Worker:
             self.public.resumptions.each_second()
             self.public.admission.each_second()
             self.budget.each_second()
+            self.idleness.each_second()
             self.control.report(self.snapshot())
             await asyncio.sleep(REPORT_INTERVAL)
 

@@ -80,6 +80,7 @@ class Channel(asyncio.BufferedProtocol):
         "_eof",
         "_flush_scheduled",
         "_held",
+        "_idle_looks",
         "_is_choked",
         "_linger_left",
         "_linger_timer",
@@ -115,6 +116,7 @@ class Channel(asyncio.BufferedProtocol):
         self._flush_scheduled = False
         self._closing = False
         self._held = 0
+        self._idle_looks = 0
         self._is_choked = False
         self._unread = 0
         self._eof = False
@@ -148,6 +150,7 @@ class Channel(asyncio.BufferedProtocol):
             return
         pending, self._pending = self._pending, []
         self._pending_bytes = 0
+        self._idle_looks = 0
         data = pending[0] if len(pending) == 1 else b"".join(pending)
         if tls is not None:
             try:
@@ -229,6 +232,15 @@ class Channel(asyncio.BufferedProtocol):
 
     def resume_reading(self) -> None:
         self._let_go(_BY_OWNER)
+
+    def shrink_if_idle(self) -> bool:
+        """Hold less memory if nothing has come or gone since it was last asked; true once then."""
+        self._idle_looks += 1
+        if self._idle_looks != 2:
+            return False
+        if self._tls is not None:
+            self._tls.shrink()
+        return True
 
     def rest(self, seconds: float) -> None:
         """Read nothing for so long, whatever the owner does: the peer has sent its share.
@@ -331,6 +343,7 @@ class Channel(asyncio.BufferedProtocol):
         """Take what was read, now."""
         if self._closing:
             return
+        self._idle_looks = 0
         if self._quick_ack_socket is not None:
             # The kernel forgets it after each use. Both stock servers leave Nagle's algorithm on:
             # with our acknowledgement delayed, each answer they write would wait 40 ms.

@@ -13,7 +13,7 @@ from workers.gateway.hop import Hop
 from workers.gateway.local_listener import LocalListener
 from workers.gateway.public_listener import PublicListener
 from workers.gateway.router import Router
-from workers.gateway.session import WebSocketSession
+from workers.gateway.session import Session, WebSocketSession
 from workers.gateway.source import Source
 
 CLOSE_TIMEOUT = 8.0  # seconds for a session to deliver what it holds and to close in order
@@ -54,6 +54,14 @@ class Operations:
         hops = sum(1 for _ in self._router.hops())
         public = sum(1 for source in self._public.sources if source.pairs)
         return hops + public + len(self._local.sources) + len(self._local.splices)
+
+    def sessions(self) -> Iterator[Session]:
+        """All that are open."""
+        for _, hop in self._router.hops():
+            if hop.session is not None:
+                yield hop.session
+        for source in (*self._public.sources, *self._local.sources):
+            yield source.base_session
 
     async def _sessions(self, most: str) -> Rows:
         """A part at a time: describing 10,000 sessions must hold no stanza up."""

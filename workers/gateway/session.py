@@ -113,6 +113,11 @@ class Session:
         """The peer's answers reach us: neither its owner nor its rate holds it back."""
         return not (self.is_paused or self.channel.is_resting)
 
+    def shrink_if_idle(self) -> None:
+        """Hold less memory if nothing has come or gone since it was last asked."""
+        if self.channel.shrink_if_idle():
+            self.stream.shrink()
+
     def start_timer(self) -> None:
         """Watch over the negotiation."""
         if (at := self.stream.timer_at()) is not None and not self.ended:

@@ -25,6 +25,8 @@ RECORD = 16384
 # What OpenSSL is given or asked for at once. A memory BIO keeps the size of its largest moment for
 # the life of the connection, so large reads and writes go through in slices.
 _SLICE = RECORD + 1024
+# What leaves nothing worth mention in a memory BIO.
+_SMALL = 2048
 
 
 class TLSFailed(Exception):
@@ -54,6 +56,7 @@ class TLSEngine:
     __slots__ = (
         "_connection",
         "_has_leaf",
+        "_is_new",
         "_is_swollen",
         "_outgoing",
         "established",
@@ -71,6 +74,7 @@ class TLSEngine:
             self._connection = SSL.Connection(context, None)
         self._outgoing: list[bytes] = []
         self.established = self._is_swollen = False
+        self._is_new = True
         self.peer_closed = False
         self.record_sizes: tuple[int, ...] = ()
         """Of the records in what `receive` returned last, if they were several."""
@@ -114,8 +118,11 @@ class TLSEngine:
             if not self._read_into(plaintext):
                 break
         self._collect()
-        if self._is_swollen:
-            self._shrink()
+        if self._is_new and self.established:
+            self._is_new = False
+            self.shrink()
+        elif len(data) > _SMALL:
+            self._is_swollen = True
         if len(plaintext) == 1:
             self.record_sizes = ()
             return plaintext[0]
@@ -145,6 +152,8 @@ class TLSEngine:
         Only after the handshake. Raises `TLSFailed`.
         """
         ssl, start = self._connection._ssl, 0
+        if len(data) > _SMALL:
+            self._is_swollen = True
         while start < len(data):
             piece = data[start : start + RECORD]
             size = lib.SSL_write(ssl, piece, len(piece))
@@ -183,11 +192,14 @@ class TLSEngine:
             lib.BIO_read(bio, buffer, size)
             self._outgoing.append(ffi.unpack(buffer, size))
 
-    def _shrink(self) -> None:
-        """Begin with new memory BIOs after the handshake, whose messages were large: 4 KiB.
+    def shrink(self) -> None:
+        """Begin with new memory BIOs: after the handshake, or large records some time ago.
 
-        Both are empty: OpenSSL has asked for more, and all that it had written was collected.
+        The old ones are empty: OpenSSL has asked for more, and all that it had written was
+        collected. They hold up to 22 KiB each.
         """
+        if not self._is_swollen or self.peer_closed:
+            return
         self._is_swollen = False
         connection = self._connection
         into = connection._into_ssl = lib.BIO_new(lib.BIO_s_mem())

@@ -77,6 +77,9 @@ class MessageParser:
         """Messages are whole."""
         return 0
 
+    def shrink(self) -> None:
+        """All legs share one parser."""
+
     def reset(self) -> None:
         """A stream restart needs nothing here: the next `<open/>` is a message like any other."""
 

@@ -53,6 +53,9 @@ class Parser(Protocol):
     def unfinished(self) -> int:
         """Which element of the stream, counted from 1, has begun and is not complete; 0: none."""
 
+    def shrink(self) -> None:
+        """Nothing has come for a while: hold less memory."""
+
     def reset(self) -> None: ...
 
 

@@ -208,6 +208,11 @@ class ServerStream(ManagedStream):
         if self.unfinished == number:
             self.fail(StreamCondition.POLICY_VIOLATION, "an element took too long")
 
+    def shrink(self) -> None:
+        """Nothing has come for a while: hold less memory."""
+        if self.state is State.ESTABLISHED:
+            self._parser.shrink()
+
     def events_received(self) -> list[Event]:
         events, self._events = self._events, []
         return events

@@ -56,12 +56,17 @@ _SEPARATOR = _SECRET.encode()
 _END_ALONE = b"></" + _SEPARATOR + b">"
 _MAX_PREFIXES = 16
 _MAX_DECLARATIONS = 1024
-# Longest beginning of a DTD that libxml2 may want to see before it complains.
-_REMEMBERED = 16
+# The last bytes that were read: longer than the beginning of a DTD that libxml2 may want to see
+# before it complains, and than most nonzas.
+_REMEMBERED = 96
 # No XML declaration is longer: what is checked again and again while a header trickles in.
 _MAX_DECLARATION = 256
 # After these, and no child unfinished, nothing that libxml2 has not yet looked at can be pending.
 _END_TAGS = tuple(f"</{name}>".encode() for name in STANZAS.values())
+# An end tag, or an element without content, is the last that was read.
+_WHOLE_TAG = re.compile(
+    rb"<(?:/[^<>]*|[^<>'\"/!?][^<>'\"]*(?:(?:'[^'<]*'|\"[^\"<]*\")[^<>'\"]*)*/)>\Z"
+)
 _ANY_FOOTER = re.compile(rb"</[^\s<>/]{0,64}\s*>")
 
 
@@ -79,6 +84,11 @@ class StreamParser:
     known = KNOWN
     """All that may stand at the top level."""
     make_judge: type[Judge] = Judge
+
+    _is_shrunk: bool
+    _suspect: bool
+    _flaw: RemoteProtocolError | None
+    """What `shrink` has found."""
 
     def __init__(self, limits: Limits, authenticated: bool = False) -> None:
         self._judge = self.make_judge(limits)
@@ -115,6 +125,29 @@ class StreamParser:
         self._restarted = True
         self._start()
 
+    def shrink(self) -> None:
+        """Nothing has come for a while: do without libxml2's parser, if nothing has begun.
+
+        It holds 10 KiB, or 50 after large reads. What comes next begins a new document.
+        """
+        is_between = self._phase is _Phase.BODY and not (self._held or self._unfinished)
+        if not is_between or self._is_shrunk or self._suspect or self._flaw is not None:
+            return
+        read = self._remembered.rstrip(WHITESPACE)
+        if read and _WHOLE_TAG.search(read) is None:
+            return
+        # Was that tag inside of what can become no element any more, a comment? Only libxml2 knows.
+        parser, root = self._parser, self._root
+        try:
+            parser.feed(self._probe)
+        except etree.XMLSyntaxError as exc:
+            raise AssertionError("an error that the peer's bytes did not bring to light") from exc
+        if [element.getparent() for element in elements(parser)] == [root]:
+            del self._parser, self._root
+            self._is_shrunk = True
+        else:
+            self._flaw = RemoteProtocolError(NOT_WELL_FORMED, "no element")
+
     def feed(self, data: bytes) -> list[Element]:
         """Take what was read. Never raises for its content."""
         out: list[Element] = []
@@ -144,6 +177,8 @@ class StreamParser:
         self._pending_tags = 0
         self._taken = 0
         self._unfinished = False
+        self._is_shrunk = False
+        self._flaw = None
         self._header_parser = pull_parser(("start", "comment", "pi"))
 
     # The header.
@@ -236,8 +271,9 @@ class StreamParser:
     def _attach(self) -> None:
         """Begin the document of the body with the made-up root's start tag."""
         self._parser = parser = pull_parser(("end", "comment", "pi"), list(self.known))
+        self._is_shrunk = False
         # The probe, never seen by the peer, gives us the root; it leaves before the peer's bytes.
-        parser.feed(self._beginning + f"<message xmlns='{self.content}'/>".encode())
+        parser.feed(self._beginning + self._probe)
         root = elements(parser)[0].getparent()
         if root is None:
             raise AssertionError("the probe is a child of the root")
@@ -249,10 +285,18 @@ class StreamParser:
         # A namespace name was no URI: the log alone does not tell any more.
         self._suspect = False
 
+    @property
+    def _probe(self) -> bytes:
+        return f"<message xmlns='{self.content}'/>".encode()
+
     # The body.
 
     def _feed_body(self, data: bytes, out: list[Element]) -> None:
         """Feed all but a closing tag of the stream, which the made-up root would not match."""
+        if self._is_shrunk:
+            self._attach()
+        elif self._flaw is not None:
+            raise self._flaw
         if self._held:
             data, self._held = self._held + data, b""
         footer = self._footer

@@ -437,3 +437,19 @@ async def test_a_unix_socket_is_a_channel_too(tmp_path: object) -> None:
 
 def test_certificates_of_the_tests_are_server_auth_only() -> None:
     assert mint("x.example").names == {"x.example"}
+
+
+@on_both_loops
+async def test_a_channel_is_idle_once_after_traffic() -> None:
+    channel, owner, accepted, other = await connected_pair()
+    for count in (1, 2):
+        assert [channel.shrink_if_idle() for _ in range(4)] == [False, True, False, False]
+        accepted.write(b"x")
+        await owner.wait_for_data(count)
+    channel.write(b"x")
+    channel.flush()
+    assert not channel.shrink_if_idle()
+    channel.abort()
+    accepted.abort()
+    await owner.wait_for("closed")
+    await other.wait_for("closed")

@@ -209,3 +209,22 @@ def test_a_peer_may_ask_for_small_records() -> None:
         received, _ = client.communicate(timeout=10)
 
     assert received == data
+
+
+@pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
+def test_an_engine_shrinks_at_any_byte(version: int) -> None:
+    client, server = engines(version)
+    for size in (1, 100, 5000):
+        for step in (1, 4, 5, 6, 700, 4099):
+            client.send(b"x" * size)
+            wire = client.data_to_send()
+            received = b""
+            for at in range(0, len(wire), step):
+                received += server.receive(wire[at : at + step])
+                server._is_swollen = True
+                server.shrink()
+                assert not server._is_swollen
+            assert received == b"x" * size
+    server.send(b"y" * 100_000)
+    server.shrink()
+    assert client.receive(server.data_to_send()) == b"y" * 100_000

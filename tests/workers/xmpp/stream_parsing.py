@@ -42,13 +42,19 @@ def whole(data: bytes) -> list[object]:
     return brief(StreamParser(LIMITS, authenticated=True).feed(data))
 
 
-def bytewise(data: bytes) -> list[object]:
+def bytewise(data: bytes, *, shrinks: bool = False) -> list[object]:
     parser = StreamParser(LIMITS, authenticated=True)
-    return brief([item for at in range(len(data)) for item in parser.feed(data[at : at + 1])])
+    items: list[Element] = []
+    for at in range(len(data)):
+        items += parser.feed(data[at : at + 1])
+        if shrinks:
+            parser.shrink()
+    return brief(items)
 
 
 def outcome(body: bytes) -> list[object]:
-    """What follows the header; the same whole as byte by byte."""
+    """What follows the header; the same whole as byte by byte, with long breaks or without."""
     result = whole(HEADER + body)
     assert bytewise(HEADER + body) == result
+    assert bytewise(HEADER + body, shrinks=True) == result
     return result[1:]

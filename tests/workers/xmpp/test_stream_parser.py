@@ -364,6 +364,52 @@ def test_any_fragments_give_the_same_whole_and_split(parts: list[bytes], step: i
     assert isinstance(split[-1], StreamCondition) == isinstance(together[-1], StreamCondition)
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.lists(FRAGMENTS, max_size=12), st.integers(1, 40))
+def test_long_breaks_anywhere_change_nothing(parts: list[bytes], step: int) -> None:
+    data = HEADER + b"".join(parts)
+    patient, hasty = (StreamParser(LIMITS, authenticated=True) for _ in range(2))
+    pieces = [data[at : at + step] for at in range(0, len(data), step)]
+    while pieces:
+        piece = pieces.pop(0)
+        mine, others = brief(patient.feed(piece)), brief(hasty.feed(piece))
+        if mine != others:
+            # The break has brought to light what could not become an element any more.
+            assert mine == [StreamCondition.NOT_WELL_FORMED]
+            others += brief([item for piece in pieces for item in hasty.feed(piece)])
+            assert all(isinstance(item, StreamCondition) for item in others)
+            return
+        patient.shrink()
+
+
+def test_a_parser_that_shrinks_has_no_document() -> None:
+    parser = opened()
+    for data in (GOOD, GOOD + b"\n", b"<r xmlns='urn:xmpp:sm:3'/>"):
+        assert len(parser.feed(data)) == 1
+        parser.shrink()
+        assert not hasattr(parser, "_parser") and not parser.unfinished
+    (stanza,) = parser.feed(GOOD.replace(b"<body>", b"<db:x/><body>"))
+    assert isinstance(stanza, Stanza) and b"xmlns:db=" in stanza.data
+
+
+def test_a_parser_does_not_shrink_where_something_has_begun() -> None:
+    for cut in range(1, len(GOOD)):
+        parser = opened()
+        parser.feed(GOOD + GOOD[:cut])
+        parser.shrink()
+        assert [type(item) for item in parser.feed(GOOD[cut:])] == [Stanza]
+
+
+@pytest.mark.parametrize("begun", [b"<!-- <r/>", b"<?x <r/>", b"<![CDATA[<r/>"])
+def test_a_break_in_what_is_no_element_ends_the_stream(begun: bytes) -> None:
+    parser = opened()
+    parser.feed(GOOD + begun)
+    parser.shrink()
+    (error,) = parser.feed(GOOD)
+    assert isinstance(error, RemoteProtocolError)
+    assert error.condition is StreamCondition.NOT_WELL_FORMED
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200), st.booleans())
 def test_any_bytes_give_elements_or_an_error(data: bytes, opened_before: bool) -> None:
