@@ -27,9 +27,9 @@ class Expiry:
         if session.ended:
             return
         if self._timer is None:
-            session.closed_future.add_done_callback(lambda _: self._cancel())
+            session.closed_future.add_done_callback(self._cancel)
         self._not_after = min(self._not_after, not_after)
-        self._cancel()
+        self._cancel(None)
         self._look()
 
     def _look(self) -> None:
@@ -43,6 +43,6 @@ class Expiry:
         session.stream.lapse()
         session.pump()
 
-    def _cancel(self) -> None:
+    def _cancel(self, _ended: object) -> None:
         if self._timer is not None:
             self._timer.cancel()

@@ -13,7 +13,7 @@ Every stanza of a batch ends exactly once: acknowledged, bounced, dropped or ret
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 
@@ -38,6 +38,10 @@ Counters = memoryview
 # silently: what is older than these many stanzas or seconds is journaled and acknowledged.
 MAX_UNACKNOWLEDGED_RING = 200
 MAX_UNACKNOWLEDGED_AGE = 10.0
+
+
+# For all that have nothing queued. A tuple: whoever would put something into it fails.
+NO_QUEUE = cast("deque[Batch]", ())
 
 
 class JournalPort(Protocol):
@@ -172,7 +176,7 @@ class Origin:
         """The previous hop keeps what it sends from now on until we acknowledge it (XEP-0198)."""
         self.repeats_requests = False
         """And it sends requests again, too: our successor must know those we have sent."""
-        self.on_requests: Callable[[list[Stanza]], None] = lambda requests: None
+        self.on_requests: Callable[[list[Stanza]], None] = _ignore
         """Told of those requests as they are accepted."""
         self.has_ring = False
         """It keeps only so many of them (Prosody)."""
@@ -181,9 +185,7 @@ class Origin:
         """Stanzas accepted so far."""
         self._on_handled = on_handled
         self._journal = journal
-        self._pending: deque[Batch] = deque()
-        self._unreported: deque[Batch] = deque()
-        self._ring: deque[Batch] = deque()
+        self._pending = self._unreported = self._ring = NO_QUEUE
         """Batches that only the previous hop's ring can send again, and some that are done."""
         self._exposed = 0
         """How many stanzas of them it must still hold."""
@@ -213,6 +215,8 @@ class Origin:
         batch = Batch(stanzas, self)
         if self.resendable:
             batch.flight = IN_FLIGHT_RESENDABLE
+        if self._pending is NO_QUEUE:
+            self._pending, self._unreported, self._ring = deque(), deque(), deque()
         self._pending.append(batch)
         self._unreported.append(batch)
         self.accepted += batch.size
@@ -260,7 +264,14 @@ class Origin:
         self.counters[REPLAYED] += count
 
     def journal_old(self, now: float) -> None:
-        """Call each second: what the previous hop's ring has held for too long is journaled."""
+        """Call each second: what the previous hop's ring has held for too long is journaled.
+
+        An origin of which nothing is under way holds no queues: 2 KiB.
+        """
+        if not self._pending:
+            if self._pending is not NO_QUEUE and not self._unreported:
+                self._pending = self._unreported = self._ring = NO_QUEUE
+            return
         ring = self._ring
         while ring and now - ring[0].accepted_at > MAX_UNACKNOWLEDGED_AGE:
             self._keep_exposed(ring.popleft())
@@ -276,7 +287,8 @@ class Origin:
     def lose(self) -> None:
         """The previous hop is gone: if we die now, nobody we know of will send this again."""
         self.lost = True
-        self._ring.clear()
+        if self._ring:
+            self._ring = deque()
         for batch in self._pending:
             if batch.kept or batch.settled == batch.size:
                 continue
@@ -393,6 +405,10 @@ class Origin:
         if self.kind == "out":
             return DomainPair(stanza.sender_domain, stanza.target_domain)
         return DomainPair(stanza.target_domain, stanza.sender_domain)
+
+
+def _ignore(requests: list[Stanza]) -> None:
+    """Nobody wants to be told."""
 
 
 def _release(claim: Claim) -> None:

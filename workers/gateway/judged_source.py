@@ -39,8 +39,8 @@ class JudgedSource(InboundSource):
         self.pairs: dict[DomainPair, str] = {}
         """Authenticated pairs and how each was proved."""
         self._listener = listener
-        self._proof: Proof | None = None
-        """What the certificate proved the domain by that opened the stream."""
+        self._proved_until: float | None = None
+        """How long the certificate is good that proved the domain which opened the stream."""
         self._expiry: Expiry | None = None
 
     @property
@@ -67,7 +67,7 @@ class JudgedSource(InboundSource):
         proof, reason = await self._prove(event.sender)
         if stream.state is not State.DECIDING:
             return
-        self._proof = proof
+        self._proved_until = proof.not_after if proof is not None else None
         external, dialback = _ways(policy, proof)
         reason = "" if external else reason or "EXTERNAL is not accepted from this domain"
         if external or dialback:
@@ -102,14 +102,14 @@ class JudgedSource(InboundSource):
 
     def note_external(self) -> None:
         """The peer has used the certificate that was judged when it opened the stream."""
-        if self._proof is not None:
-            self._rely_on(self._proof)
+        if self._proved_until is not None:
+            self._rely_on(self._proved_until)
 
-    def _rely_on(self, proof: Proof) -> None:
+    def _rely_on(self, not_after: float) -> None:
         """A pair is authenticated no longer than what proved it is good."""
         if self._expiry is None or self._expiry.session is not self.session:
             self._expiry = Expiry(self.session)
-        self._expiry.end_by(proof.not_after)
+        self._expiry.end_by(not_after)
 
     def _why_no_question(self, sender: str, target: str) -> str:
         """The stanza condition with which to refuse to look after a key, "" to do it.
@@ -156,7 +156,7 @@ class JudgedSource(InboundSource):
         elif policy.dialback:
             error = "not-authorized"  # XEP-0220 §2.5: a certificate is asked for
         if proof is not None and outcome == "valid":
-            self._rely_on(proof)
+            self._rely_on(proof.not_after)
         self._stream.answer_dialback(
             sender=event.sender, target=event.target, outcome=outcome, error=error, by=by
         )

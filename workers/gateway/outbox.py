@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from coordinator.accounts import ACKNOWLEDGED
-from workers.gateway.flow import Batch, Failed
+from workers.gateway.flow import NO_QUEUE, Batch, Failed
 from workers.xmpp.stanza import Stanza
 
 
@@ -21,9 +21,8 @@ class Outbox:
     """What waits for a next hop, and what it has been sent and not acknowledged."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Batch] = deque()
-        self._sent: deque[Batch] = deque()
-        self._barriers: deque[_Barrier] = deque()
+        self._waiting = self._sent = NO_QUEUE
+        self._barriers: list[_Barrier] = []
         self.waiting_bytes = 0
         self.unacknowledged = 0
         self.unacknowledged_bytes = 0
@@ -49,17 +48,26 @@ class Outbox:
         return sum(batch.remaining for batch in self._waiting) + self.unacknowledged
 
     def push(self, batch: Batch) -> None:
+        if self._waiting is NO_QUEUE:
+            self._waiting, self._sent = deque(), deque()
         self._waiting.append(batch)
         self.waiting_bytes += _size(batch)
 
     def push_old(self, batch: Batch) -> None:
         """What came before all that waits, and is uncertain: only what is so, too, goes first."""
+        if self._waiting is NO_QUEUE:
+            self._waiting, self._sent = deque(), deque()
         at = next((n for n, each in enumerate(self._waiting) if not each.uncertain), None)
         if at is None:
             self._waiting.append(batch)
         else:
             self._waiting.insert(at, batch)
         self.waiting_bytes += _size(batch)
+
+    def shrink(self) -> None:
+        """An empty outbox holds no queues: 1.5 KiB."""
+        if not self:
+            self._waiting = self._sent = NO_QUEUE
 
     def take(
         self, mark_late: Callable[[Batch], list[Stanza]], most: int = sys.maxsize
@@ -160,7 +168,7 @@ class Outbox:
             return False
         count = 0
         while self._barriers:
-            barrier = self._barriers.popleft()
+            barrier = self._barriers.pop(0)
             count += barrier.count
             if barrier.token == token:
                 break
@@ -206,7 +214,8 @@ class Outbox:
         return requests
 
     def _forget_sent(self) -> None:
-        self._sent.clear()
+        if self._sent:
+            self._sent = deque()
         self._barriers.clear()
         self.unacknowledged = self.unacknowledged_bytes = self.unmarked = 0
         self.waiting_bytes = sum(_size(batch) for batch in self._waiting)
@@ -220,7 +229,8 @@ class Outbox:
                 failed += [Failed(stanza, batch) for stanza in large]
                 batch.has_gaps = True
                 batch.stanzas = [s for s in batch.stanzas if len(s.data) <= limit]
-        self._waiting = deque(batch for batch in self._waiting if batch.stanzas)
+        if failed:
+            self._waiting = deque(batch for batch in self._waiting if batch.stanzas)
         self.waiting_bytes = sum(_size(batch) for batch in self._waiting)
         return failed
 
@@ -232,8 +242,7 @@ class Outbox:
             for batch in queue
             for stanza in batch.stanzas[batch.first :]
         ]
-        self._sent.clear()
-        self._waiting.clear()
+        self._waiting = self._sent = NO_QUEUE
         self._barriers.clear()
         self.waiting_bytes = self.unacknowledged_bytes = 0
         self.unacknowledged = self.unmarked = 0

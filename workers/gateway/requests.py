@@ -6,7 +6,7 @@ it can come again; what a dead worker may have sent is told by its journal. A re
 acknowledged is not: clients may use an id anew. Pure: time comes in, in seconds.
 """
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable
 from enum import Enum
 
@@ -37,7 +37,7 @@ class Taken:
     """The requests that one stream has brought and that may come again when it ends."""
 
     def __init__(self) -> None:
-        self._runs: deque[tuple[float, int, list[Key]]] = deque()
+        self._runs: list[tuple[float, int, list[Key]]] = []
 
     def add(self, requests: Iterable[Stanza], accepted: int, now: float) -> None:
         """They are among the first `accepted` stanzas of the stream."""
@@ -46,9 +46,13 @@ class Taken:
 
     def forget_handled(self, handled: int, now: float) -> None:
         """The sender knows for long that the first `handled` stanzas are acknowledged."""
-        runs = self._runs
-        while runs and runs[0][1] <= handled and now - runs[0][0] > RECENT:
-            runs.popleft()
+        known = 0
+        for at, accepted, _ in self._runs:
+            if accepted > handled or now - at <= RECENT:
+                break
+            known += 1
+        if known:
+            del self._runs[:known]
 
     def left(self, handled: int, now: float, *, is_clean: bool) -> list[Key]:
         """What may come again. `is_clean`: the sender has all our acknowledgements."""

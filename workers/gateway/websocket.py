@@ -54,6 +54,33 @@ class WebSocketOwner(Protocol):
 class WebSocket:
     """One WebSocket connection, either role. Owner of its channel."""
 
+    # With more than 30 attributes an instance's dictionary takes 1.6 KiB.
+    __slots__ = (
+        "_allow_unmasked",
+        "_began_at",
+        "_buffer",
+        "_close_timer",
+        "_deaf",
+        "_expected_beginning",
+        "_expected_mask",
+        "_held_pong",
+        "_loop",
+        "_masks",
+        "_max_message",
+        "_message",
+        "_needed",
+        "_open",
+        "_paused",
+        "_protocol",
+        "_through",
+        "_told_closed",
+        "_uncommon",
+        "channel",
+        "message_timeout",
+        "meter",
+        "owner",
+    )
+
     def __init__(self, protocol: SansIOProtocol, *, allow_unmasked: bool = False) -> None:
         self.owner: WebSocketOwner | None = None
         self.channel = Channel(self)

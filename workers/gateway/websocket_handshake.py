@@ -68,6 +68,8 @@ class Endpoint:
 class _OpeningWebSocket(WebSocket):
     """What both roles do before they are open: collect the head of the HTTP message."""
 
+    __slots__ = ("_head",)
+
     _head: bytearray | None
 
     def data_received(self, data: bytes) -> None:
@@ -94,6 +96,18 @@ class _OpeningWebSocket(WebSocket):
 
 class AcceptedWebSocket(_OpeningWebSocket):
     """The accepting role. `request` is known when the owner is made."""
+
+    __slots__ = (
+        "_deadline",
+        "_endpoint",
+        "_entry",
+        "_forwarded_address",
+        "_forwarded_chain",
+        "_is_head",
+        "_is_passed_through",
+        "_server",
+        "request",
+    )
 
     def __init__(self, endpoint: Endpoint, entry: Entry | None = None) -> None:
         """`entry`: its place among all connections, None where nobody counts them."""
@@ -280,6 +294,14 @@ class AcceptedWebSocket(_OpeningWebSocket):
 
 class ConnectedWebSocket(_OpeningWebSocket):
     """The connecting role; made by `connect`."""
+
+    __slots__ = (
+        "_client",
+        "_headers",
+        "_opened",
+        "_start",
+        "_verify",
+    )
 
     def __init__(
         self,

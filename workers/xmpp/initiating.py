@@ -35,6 +35,15 @@ class InitiatingStream(ServerStream):
     with `verify_only`, `send_verify` called); `AuthenticationFailed` or `StreamClosed`: never.
     """
 
+    __slots__ = (
+        "_answering_domain",
+        "_external_failure",
+        "_results",
+        "_resume",
+        "authenticated_by",
+        "covered",
+    )
+
     def __init__(
         self,
         config: StreamConfig,

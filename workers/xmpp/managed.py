@@ -19,6 +19,21 @@ from workers.xmpp.state import State
 class ManagedStream:
     """Counters of both directions and the nonzas that carry them."""
 
+    __slots__ = (
+        "_events",
+        "_out",
+        "_resumption_id",
+        "_resumption_seconds",
+        "_was_cut",
+        "bidirectional",
+        "received",
+        "resumed",
+        "sender",
+        "sent",
+        "state",
+        "target",
+    )
+
     state: State
     sender: str
     target: str

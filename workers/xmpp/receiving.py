@@ -42,6 +42,19 @@ class ReceivingStream(ServerStream):
     with STARTTLS one after TLS. After SASL the restart is answered by the stream itself.
     """
 
+    __slots__ = (
+        "_attempts",
+        "_authenticated",
+        "_dialback",
+        "_external",
+        "_external_reason",
+        "_keys",
+        "_new_id",
+        "_new_resumption_id",
+        "_questions",
+        "authenticated_by",
+    )
+
     def __init__(
         self,
         config: StreamConfig,

@@ -73,11 +73,37 @@ _ANY_FOOTER = re.compile(rb"</[^\s<>/]{0,64}\s*>")
 class _Phase(IntEnum):
     HEADER = 0
     BODY = 1
-    OVER = 2
+    BREAK = 2
+    """Between two elements, without a parser."""
+    OVER = 3
 
 
 class StreamParser:
     """The parser of one TCP leg whose content namespace is jabber:server."""
+
+    __slots__ = (
+        "_authenticated",
+        "_beginning",
+        "_declarations",
+        "_flaw",
+        "_footer",
+        "_header_bytes",
+        "_header_parser",
+        "_held",
+        "_judge",
+        "_log_size",
+        "_parser",
+        "_pending_bytes",
+        "_pending_tags",
+        "_phase",
+        "_remembered",
+        "_restarted",
+        "_root",
+        "_root_size",
+        "_suspect",
+        "_taken",
+        "_unfinished",
+    )
 
     content = SERVER
     stanzas = STANZAS
@@ -85,7 +111,6 @@ class StreamParser:
     """All that may stand at the top level."""
     make_judge: type[Judge] = Judge
 
-    _is_shrunk: bool
     _suspect: bool
     _flaw: RemoteProtocolError | None
     """What `shrink` has found."""
@@ -130,8 +155,7 @@ class StreamParser:
 
         It holds 10 KiB, or 50 after large reads. What comes next begins a new document.
         """
-        is_between = self._phase is _Phase.BODY and not (self._held or self._unfinished)
-        if not is_between or self._is_shrunk or self._suspect or self._flaw is not None:
+        if self._phase is not _Phase.BODY or self._held or self._unfinished or self._suspect:
             return
         read = self._remembered.rstrip(WHITESPACE)
         if read and _WHOLE_TAG.search(read) is None:
@@ -142,11 +166,10 @@ class StreamParser:
             parser.feed(self._probe)
         except etree.XMLSyntaxError as exc:
             raise AssertionError("an error that the peer's bytes did not bring to light") from exc
-        if [element.getparent() for element in elements(parser)] == [root]:
-            del self._parser, self._root
-            self._is_shrunk = True
-        else:
+        if [element.getparent() for element in elements(parser)] != [root]:
             self._flaw = RemoteProtocolError(NOT_WELL_FORMED, "no element")
+        del self._parser, self._root
+        self._phase = _Phase.BREAK
 
     def feed(self, data: bytes) -> list[Element]:
         """Take what was read. Never raises for its content."""
@@ -162,12 +185,21 @@ class StreamParser:
                     self._feed_body(data, out)
             elif self._phase is _Phase.HEADER:
                 self._feed_header(data, out)
+            elif self._phase is _Phase.BREAK:
+                self._go_on()
+                self._feed_body(data, out)
             if not self._authenticated:
                 self._judge.take_elements(len(out))
         except RemoteProtocolError as exc:
             self._phase = _Phase.OVER
             out.append(exc)
         return out
+
+    def _go_on(self) -> None:
+        if self._flaw is not None:
+            raise self._flaw
+        self._phase = _Phase.BODY
+        self._attach()
 
     def _start(self) -> None:
         self._phase = _Phase.HEADER
@@ -177,7 +209,6 @@ class StreamParser:
         self._pending_tags = 0
         self._taken = 0
         self._unfinished = False
-        self._is_shrunk = False
         self._flaw = None
         self._header_parser = pull_parser(("start", "comment", "pi"))
 
@@ -271,7 +302,6 @@ class StreamParser:
     def _attach(self) -> None:
         """Begin the document of the body with the made-up root's start tag."""
         self._parser = parser = pull_parser(("end", "comment", "pi"), list(self.known))
-        self._is_shrunk = False
         # The probe, never seen by the peer, gives us the root; it leaves before the peer's bytes.
         parser.feed(self._beginning + self._probe)
         root = elements(parser)[0].getparent()
@@ -293,10 +323,6 @@ class StreamParser:
 
     def _feed_body(self, data: bytes, out: list[Element]) -> None:
         """Feed all but a closing tag of the stream, which the made-up root would not match."""
-        if self._is_shrunk:
-            self._attach()
-        elif self._flaw is not None:
-            raise self._flaw
         if self._held:
             data, self._held = self._held + data, b""
         footer = self._footer

@@ -15,6 +15,7 @@ from tests.workers.gateway.session_bench import FarServer, message, on_quiet_loo
 from workers.gateway import asking, patience, recovery
 from workers.gateway import hop as hop_module
 from workers.gateway import session as session_module
+from workers.gateway.hop import Hop
 from workers.gateway.session import Session
 from workers.xmpp.errors import StanzaCondition
 from workers.xmpp.events import Event, ManagementEnabled
@@ -121,11 +122,11 @@ async def test_reconnecting_leaves_one_timer(
         await until(lambda: hop.session is not None and scene.handled == 2 * count)  # noqa: B023
     ticks = 0
 
-    def counted() -> None:
+    def counted(_hop: Hop) -> None:
         nonlocal ticks
         ticks += 1
 
-    monkeypatch.setattr(hop, "_on_tick", counted)
+    monkeypatch.setattr(Hop, "_on_tick", counted)
     await asyncio.sleep(0.1)
     assert ticks <= 1  # each chain of timers would tick on
 

@@ -21,6 +21,7 @@ from workers.gateway.certificates import KeyPair, load_pair
 from workers.gateway.failure import HopFailed
 from workers.xmpp.errors import StreamCondition
 from workers.xmpp.events import StreamFailed
+from workers.xmpp.receiving import ReceivingStream
 
 
 @on_quiet_loop
@@ -201,17 +202,18 @@ def key(sender: str) -> bytes:
     ).encode()
 
 
-async def answer_to_key(gateway: GatewayScene, peer: Peer, sender: str) -> str:
+async def answer_to_key(
+    gateway: GatewayScene, peer: Peer, sender: str, monkeypatch: pytest.MonkeyPatch
+) -> str:
     """What a key of another domain on the same stream meets: valid, or the condition."""
-    (source,) = gateway.public.sources
     answers: list[str] = []
-    answer = source._stream.answer_dialback
+    answer = ReceivingStream.answer_dialback
 
-    def noted(**told: str) -> None:
+    def noted(stream: ReceivingStream, **told: str) -> None:
         answers.append(told["error"] if told["outcome"] == "error" else told["outcome"])
-        answer(**told)
+        answer(stream, **told)
 
-    source._stream.answer_dialback = noted  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr(ReceivingStream, "answer_dialback", noted)
     peer.session.stream._out.append(key(sender))
     peer.session.write()
     await until(lambda: answers)
@@ -242,14 +244,16 @@ async def test_dialback_may_be_bound_to_a_certificate(gateway: GatewayScene) -> 
 
 
 @on_quiet_loop
-async def test_each_domain_that_joins_a_stream_is_judged_by_itself(gateway: GatewayScene) -> None:
+async def test_each_domain_that_joins_a_stream_is_judged_by_itself(
+    gateway: GatewayScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gateway.remote_pair = load_pair(*gateway._files(REMOTE, "second.example"))
     await gateway.start()
     third = Remote(url=gateway.remote.url, auth=("dialback-with-cert",))
     gateway.config.remote["third.example"] = third
     peer = await gateway.open_remote()
-    assert await answer_to_key(gateway, peer, "second.example") == "valid"
-    assert await answer_to_key(gateway, peer, "third.example") == "not-authorized"
+    assert await answer_to_key(gateway, peer, "second.example", monkeypatch) == "valid"
+    assert await answer_to_key(gateway, peer, "third.example", monkeypatch) == "not-authorized"
     (source,) = gateway.public.sources
     assert source.pairs == {
         DomainPair(LOCAL, REMOTE): "external",
