@@ -395,7 +395,8 @@ class Channel(asyncio.BufferedProtocol):
             self._linger_timer.cancel()
             self._linger_timer = None
         self._closing = True
-        self._transport = self._quick_ack_socket = None
+        # Sessions may wait to be resumed, or for the garbage collector: not with 30 KiB of OpenSSL's.
+        self._transport = self._quick_ack_socket = self._tls = None
         owner, self.owner = self.owner, None
         if self._reason is None and exc is not None:
             self._reason = f"connection lost: {exc}"
