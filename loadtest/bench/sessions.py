@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from loadtest.bench.flood import Flood, Flow, flood
-from loadtest.bench.machine import cpu_seconds, rss_bytes
+from loadtest.bench.machine import all_descriptors, cpu_seconds, rss_bytes
 from loadtest.bench.rig import LOCAL, Rig, pairs
 from loadtest.bench.row import Row
 from loadtest.bench.run import Run, cpu_row
@@ -21,6 +21,8 @@ STEP = 500
 WAKE_STEP = 200
 SETTLE = 3.0
 """Seconds until what the handshakes left behind is collected."""
+DESCRIPTORS_SHARE = 0.85
+"""Of what a worker may open, in use: beyond, it would begin to turn strangers away."""
 AT_ONCE = 64
 BATCH = 16
 
@@ -43,6 +45,8 @@ class Opened:
 async def sessions(run: Run) -> AsyncIterator[Row]:
     """Idle sessions first, then traffic over ten of them, then over more and more of them."""
     most = FULL if run.full else DEFAULT
+    # A session with traffic takes two: 10,000 need a limit of 24,000.
+    awake = min(most, int(DESCRIPTORS_SHARE * all_descriptors()) - most)
     async with Rig() as rig:
         (worker,) = await rig.gateway.worker_pids()
         await open_sessions(rig, worker, 0, FEW)
@@ -55,9 +59,9 @@ async def sessions(run: Run) -> AsyncIterator[Row]:
         await asyncio.sleep(SETTLE)
         each = (rss_bytes(worker) - rss) / (most - FEW) / 1024
         beside = await _floods(rig, run, FEW)
-        run.say(f"a local stream for each of {most:,} sessions")
-        await _wake(rig, most)
-        spread = {count: await _floods(rig, run, count) for count in (*COUNTS, most)}
+        run.say(f"a local stream for each of {awake:,} sessions")
+        await _wake(rig, awake)
+        spread = {count: await _floods(rig, run, count) for count in (*COUNTS, awake)}
     for row in _opening_rows(steps, each):
         yield row
     yield cpu_row("sessions", f"inbound over {FEW} sessions, {BATCH} per write", before)
@@ -67,7 +71,8 @@ async def sessions(run: Run) -> AsyncIterator[Row]:
         row = cpu_row("sessions", f"the same over {count:,} sessions of {most:,}", floods)
         row.x, row.series = count, "inbound"
         yield row
-    yield _cost_row(f"cost over {most:,} sessions, to over {FEW}", spread[most], spread[FEW])
+    name = f"cost over {awake:,} sessions of {most:,}, to over {FEW}"
+    yield _cost_row(name, spread[awake], spread[FEW])
 
 
 async def open_sessions(rig: Rig, worker: int, first: int, end: int) -> Opened:

@@ -395,7 +395,7 @@ class Channel(asyncio.BufferedProtocol):
             self._linger_timer.cancel()
             self._linger_timer = None
         self._closing = True
-        # Sessions may wait to be resumed, or for the garbage collector: not with 30 KiB of OpenSSL's.
+        # The session may wait to be resumed, or to be collected: not with 30 KiB of OpenSSL.
         self._transport = self._quick_ack_socket = self._tls = None
         owner, self.owner = self.owner, None
         if self._reason is None and exc is not None:
