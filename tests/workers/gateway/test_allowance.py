@@ -5,7 +5,7 @@ import gc
 import pytest
 
 from coordinator.config import Limits
-from workers.gateway.allowance import BURST, Allowance, Allowances, Bucket
+from workers.gateway.allowance import BURST, COMPANY, Allowance, Allowances, Bucket
 
 
 def test_a_burst_is_free_and_then_the_rate_is_kept() -> None:
@@ -69,3 +69,28 @@ def test_who_was_quiet_for_long_is_forgotten_unless_it_is_still_there() -> None:
     gc.collect()
     assert list(allowances._all) == ["held.example"]
     assert allowances.of("held.example") is held
+
+
+def test_new_limits_hold_at_once_for_who_is_busy() -> None:
+    limits = Limits(stanzas_per_second=10, bytes_per_second=0, names_per_hour=0)
+    allowances = Allowances(lambda: limits)
+    busy = allowances.of("evil.example")
+    assert busy.take(0, 20, 100.0) == pytest.approx(1.0)
+    limits = Limits(stanzas_per_second=1, bytes_per_second=100, names_per_hour=3600)
+    allowances.reload()
+    # What was owed is owed as long as it was.
+    assert busy.take(0, 1, 100.0) == pytest.approx(2.0)
+    assert busy.take(500, 0, 100.0) == pytest.approx(4.0)
+    assert not busy.take_names(5000, 100.0)
+
+
+def test_an_owner_is_alone_when_no_other_has_sent_for_a_while() -> None:
+    allowances = Allowances(Limits)
+    flood, quiet = allowances.of("flood.example"), allowances.of("quiet.example")
+    assert flood.is_alone(100.0) and flood.is_alone(100.1)
+    assert not quiet.is_alone(100.2)
+    assert not flood.is_alone(100.3)
+    assert not flood.is_alone(100.3 + COMPANY)
+    assert flood.is_alone(100.4 + COMPANY)
+    assert allowances.of("www.flood.example").is_alone(100.4 + COMPANY)
+    assert not quiet.is_alone(200.0)

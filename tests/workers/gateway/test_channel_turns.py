@@ -6,7 +6,7 @@ import socket
 from tests.workers.gateway.channels import channel_on
 from tests.workers.gateway.wire_bench import RecordingOwner, on_both_loops
 from workers.gateway import channel as channel_module
-from workers.gateway.channel import READ_SIZE, UNREAD, Channel
+from workers.gateway.channel import READ_SIZE, SHARED_READ_SIZE, UNREAD, Channel
 
 
 class Reader(RecordingOwner):
@@ -61,6 +61,24 @@ async def test_a_flood_is_read_in_turns_with_the_others() -> None:
         await end(channel, reader, peer)
     assert reads_before <= 2
     assert max(size for _, size in order) <= READ_SIZE
+
+
+@on_both_loops
+async def test_in_company_less_is_read_at_a_time_and_alone_more_again() -> None:
+    order: list[tuple[str, int]] = []
+    peer, accepted = tcp_pair()
+    reader = Reader("flood", order)
+    channel = await channel_on(reader, accepted)
+    channel.has_company = True
+    sent = peer.send(bytes(200_000))
+    await reader.wait_for_data(sent)
+    assert max(size for _, size in order) == SHARED_READ_SIZE < READ_SIZE
+    order.clear()
+    channel.has_company = False
+    sent += peer.send(bytes(200_000))
+    await reader.wait_for_data(sent)
+    assert max(size for _, size in order) == READ_SIZE
+    await end(channel, reader, peer)
 
 
 @on_both_loops

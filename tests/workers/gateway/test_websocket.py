@@ -27,7 +27,7 @@ from workers.gateway import websocket as websocket_module
 from workers.gateway.forwarded import TrustedProxies
 from workers.gateway.frames import text_frames
 from workers.gateway.tls import client_context, server_context
-from workers.gateway.websocket import WebSocket
+from workers.gateway.websocket import MAX_FRAMES, WebSocket
 from workers.gateway.websocket_handshake import AcceptedWebSocket, Endpoint, connect, serve
 
 SERVER_PEM = mint_pem(["gw.example"])
@@ -454,8 +454,8 @@ async def test_a_peer_that_pings_and_never_reads_does_not_fill_our_memory() -> N
 @on_both_loops
 async def test_a_read_of_many_messages_is_one_batch() -> None:
     async with by_hand() as (_, owner, _, writer):
-        writer.write(text_frames([b"<a/>"] * 500, mask=True))
-        for _ in range(500):
+        writer.write(text_frames([b"<a/>"] * MAX_FRAMES, mask=True))
+        for _ in range(MAX_FRAMES):
             await owner.messages.get()
 
         assert len(owner.batches) <= 2

@@ -4,9 +4,10 @@ import asyncio
 
 from websockets.frames import Opcode
 
+from coordinator.config import Limits
 from tests.workers.gateway.test_websocket import by_hand, client_frame, close_code_in
 from tests.workers.gateway.wire_bench import on_both_loops
-from workers.gateway.allowance import Allowance
+from workers.gateway.allowance import Allowance, Allowances
 from workers.gateway.websocket import MAX_FRAMES
 
 MESSAGE = b"<message>" + b"x" * 3000 + b"</message>"
@@ -167,3 +168,16 @@ async def test_nothing_waits_for_its_turn_beyond_the_end_of_the_connection() -> 
         websocket.eof_received()
         assert (await owner.closes.get())[0] == 1006
         assert sum(owner.batches) == 1000
+
+
+@on_both_loops
+async def test_who_has_company_is_known_with_each_read() -> None:
+    async with by_hand() as (websocket, owner, _, writer):
+        allowances = Allowances(Limits)
+        websocket.meter = allowances.of("flood.example")
+        for others, has_company in ((0, False), (1, True)):
+            for _ in range(others):
+                allowances.of("quiet.example").is_alone(asyncio.get_running_loop().time())
+            writer.write(client_frame(Opcode.TEXT, MESSAGE))
+            assert await owner.messages.get() == MESSAGE
+            assert websocket.channel.has_company is has_company
