@@ -160,13 +160,28 @@ class Admission:
             return reason
         if address in self._proxies:
             return ""
-        if self._strange[network] >= limits.unauthenticated_per_address:
+        if self._strange[network] >= self._most_strangers(network, limits):
             return "strangers-of-address"
         if self._connected[network] >= limits.connections_per_address:
             return "connections-of-address"
         if limits.handshakes_per_address and not self._comes_seldom(network, limits):
             return "handshakes-of-address"
         return ""
+
+    def _most_strangers(self, network: str, limits: Limits) -> int:
+        """One more for each connection from there that has proved a domain, up to half of all.
+
+        A host of thousands of domains brings them all at once after a restart.
+        """
+        least = limits.unauthenticated_per_address
+        proved = self._connected[network] - self._strange[network]
+        return max(least, min(least + proved, limits.unauthenticated // 2))
+
+    def reload(self) -> None:
+        """The limit in force now holds for those, too, who have come often."""
+        rate = self._limits().handshakes_per_address / WINDOW
+        for window in self._windows.values():
+            window.set_rate(rate)
 
     def _comes_seldom(self, network: str, limits: Limits) -> bool:
         now = self._clock()

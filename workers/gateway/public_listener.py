@@ -103,8 +103,10 @@ class PublicListener:
         return AcceptedWebSocket(self._endpoint, entry).channel
 
     def reload(self) -> None:
-        """Apply the limits that are in force now to connections from now on."""
+        """Apply the limits that are in force now: rates at once, others to what comes from now."""
         limits = self.config.limits
+        self.router.allowances.reload()
+        self.admission.reload()
         self._stream_config = replace(self._stream_config, limits=limits)
         self._endpoint.max_message = 2 * limits.preauth_bytes
 

@@ -51,6 +51,22 @@ def test_one_address_cannot_take_every_place() -> None:
     assert door.refusals.counts == {"strangers-of-address": 1, "strangers": 1}
 
 
+def test_who_proves_many_domains_may_bring_more_at_once() -> None:
+    door = Door(unauthenticated=20, unauthenticated_per_address=2)
+    rounds = []
+    for _ in range(4):
+        entries = []
+        while (entry := door.enter("192.0.2.1")) is not None:
+            entries.append(entry)
+        rounds.append(len(entries))
+        for entry in entries:
+            entry.prove()
+    # Never more than half of all places; another address finds its own.
+    assert rounds == [2, 4, 8, 10]
+    assert sum(door.enter("192.0.2.1") is not None for _ in range(20)) == 10
+    assert sum(door.enter("192.0.2.2") is not None for _ in range(20)) == 2
+
+
 def test_an_ipv6_peer_has_a_whole_network() -> None:
     door = Door(unauthenticated_per_address=1)
     entry = door.come_in("2001:db8::1")
@@ -82,6 +98,17 @@ def test_an_address_may_come_so_often_in_a_minute() -> None:
     assert not door.admission._windows
     for _ in range(6):
         door.come_in("192.0.2.1").leave()
+
+
+def test_another_limit_holds_at_once_for_who_has_come_often() -> None:
+    door = Door(handshakes_per_address=6)
+    for _ in range(6):
+        door.come_in("192.0.2.1").leave()
+    door.limits = Limits(handshakes_per_address=60)
+    door.admission.reload()
+    door.now += WINDOW / 60
+    door.come_in("192.0.2.1").leave()
+    assert door.enter("192.0.2.1") is None
 
 
 def test_without_a_limit_it_may_come_as_often_as_it_likes() -> None:
