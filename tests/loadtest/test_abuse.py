@@ -1,12 +1,13 @@
 """The abuser does what it is told, and the table compares with nothing."""
 
 import io
+import os
 import socket
 from pathlib import Path
 
 from rich.console import Console
 
-from loadtest.abuse import Figures, table
+from loadtest.abuse import Figures, separate, table
 from loadtest.bench.generator import Generator
 from loadtest.bench.link import Link
 from loadtest.bench.opening import Accepting, Domains, Identity
@@ -48,12 +49,25 @@ async def test_a_flood_comes_as_stanzas_that_nobody_expects_until_it_is_stopped(
         accepting.close()
 
 
+def test_the_worker_has_a_core_for_itself_where_there_are_two() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        own = separate(before)
+        rest = os.sched_getaffinity(0)
+    finally:
+        os.sched_setaffinity(0, before)
+    if len(before) > 1:
+        assert len(own) == 1 and own | rest == before and not own & rest
+    assert separate({3}) == {3}
+    assert os.sched_getaffinity(0) == before
+
+
 def test_the_table_shows_medians_and_how_they_compare() -> None:
     found = {
-        "none": Figures(p50=[0.001], p99=[0.002, 0.009, 0.002], done=[0.0], busy=[0.1]),
-        "flood": Figures(p50=[0.001], p99=[0.003], done=[12_345.0], busy=[0.5]),
+        "none": Figures([0.001], [0.002, 0.009, 0.002], [0.001], [0.0], [0.1], [0.0]),
+        "flood": Figures([0.001], [0.003], [0.002], [12_345.0], [0.5], [0.02]),
     }
     text = io.StringIO()
     Console(file=text, width=120).print(table(found))
     (flood,) = [line.split() for line in text.getvalue().splitlines() if "flood" in line]
-    assert flood == ["flood", "1.00", "3.00", "1.50", "12,345", "50%"]
+    assert flood == ["flood", "1.00", "3.00", "1.50", "2.00", "12,345", "50%", "2%"]
