@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from loadtest.stage.stage import Stage
 from loadtest.stage.users import User
+from tests.integration.identity_scene import KEYS, IdentityScene, PlayedPeer
 from tests.integration.rude_peer import RudePeer
 from tests.integration.spec_scene import Scene
 
@@ -90,6 +91,15 @@ async def scene() -> AsyncIterator[Scene]:
 async def rude(scene: Scene) -> AsyncIterator[RudePeer]:
     """A remote server that the scene's gateway dials."""
     peer = RudePeer(scene.authority, scene.addresses.of(103))
+    await peer.start()
+    yield peer
+    await peer.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def keys(scene: IdentityScene) -> AsyncIterator[PlayedPeer]:
+    """The authoritative server of keys.example, which answers what `verdict` says."""
+    peer = PlayedPeer(KEYS, scene.address(KEYS), scene.issue(KEYS))
     await peer.start()
     yield peer
     await peer.stop()

@@ -50,15 +50,6 @@ async def tube(scene: IdentityScene) -> AsyncIterator[PeerTubePeer]:
     await peer.stop()
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def keys(scene: IdentityScene) -> AsyncIterator[PlayedPeer]:
-    """The authoritative server of keys.example, which answers what `verdict` says."""
-    peer = PlayedPeer(KEYS, scene.address(KEYS), scene.issue(KEYS))
-    await peer.start()
-    yield peer
-    await peer.stop()
-
-
 # Dialback.
 
 

@@ -44,15 +44,6 @@ async def scene() -> AsyncIterator[IdentityScene]:
         yield scene
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def keys(scene: IdentityScene) -> AsyncIterator[PlayedPeer]:
-    """The authoritative server of keys.example, which answers what `verdict` says."""
-    peer = PlayedPeer(KEYS, scene.address(KEYS), scene.issue(KEYS))
-    await peer.start()
-    yield peer
-    await peer.stop()
-
-
 def encoded(text: str) -> str:
     return b64encode(text.encode()).decode()
 
