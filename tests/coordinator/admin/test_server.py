@@ -1,3 +1,4 @@
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Callable
 
@@ -34,6 +35,17 @@ async def test_readiness_fails_only_when_nobody_accepts(
     answer = await browser.get("/readyz")
     assert answer.status == 200
     assert (await answer.json())["degraded"] == ["redis", "worker:w2"]
+
+
+async def test_an_old_load_balancer_is_answered_about_health_alone(browser: TestClient):
+    answers = []
+    for path in ("/livez", "/readyz", "/api/status"):
+        reader, writer = await asyncio.open_connection(browser.host, browser.port)
+        # HAProxy's `option httpchk GET /livez`.
+        writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        answers.append((await reader.readline()).split()[1])
+        writer.close()
+    assert answers == [b"200", b"503", b"403"]  # ready when a worker accepts
 
 
 @pytest.mark.parametrize(
