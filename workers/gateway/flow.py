@@ -375,13 +375,15 @@ class Origin:
         if self._journal is None or not self._journal.available:
             return
 
-        def encode() -> bytes:
-            return msgspec.msgpack.encode([[stanza.sender, stanza.id] for stanza in requests])
-
+        # Names alone: the note outlives its stanzas, whose bytes it must not hold that long.
+        names = [(stanza.sender, stanza.id) for stanza in requests]
         claim = Claim(batch)
-        size = sum([len(stanza.sender) + len(stanza.id or "") for stanza in requests])
         claim.record = Record(
-            "note", self._pair(requests[0]), encode, size, lambda is_kept: _release(claim)
+            "note",
+            self._pair(requests[0]),
+            lambda: msgspec.msgpack.encode(names),
+            sum([len(sender) + len(id or "") for sender, id in names]),
+            lambda is_kept: _release(claim),
         )
         batch.note = claim
         batch.held = True

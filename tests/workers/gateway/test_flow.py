@@ -1,5 +1,7 @@
 """Where responsibility stays: origins, the journal's records, replies to what failed."""
 
+import sys
+
 import msgspec
 import pytest
 
@@ -203,6 +205,18 @@ def test_a_note_stays_until_its_sender_is_told_of_all_before_it(scene: Scene) ->
     assert scene.handled == 0 and not scene.journal.told
     scene.origin.settle(first, 1, BOUNCED)
     assert scene.handled == 2 and scene.journal.told == scene.journal.records
+
+
+def test_a_note_does_not_hold_the_bytes_of_its_requests(scene: Scene) -> None:
+    scene.origin.resendable = scene.origin.repeats_requests = True
+    data = b"<iq id='1'>" + bytes(1000)
+    holders = sys.getrefcount(data)
+    asked = Stanza("iq", data, "x@a.example", "y@b.example", "1", "set", *PAIR)
+    batch = scene.origin.accept([asked])
+    scene.origin.settle(batch, 1, ACKNOWLEDGED, ACK_SM)
+    assert scene.journal.told == scene.journal.records and sys.getrefcount(data) > holders
+    del asked, batch
+    assert sys.getrefcount(data) == holders
 
 
 def test_without_redis_requests_are_not_held_back(scene: Scene) -> None:
