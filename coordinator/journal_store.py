@@ -15,7 +15,7 @@ from coordinator.journal_link import JournalLink, LinkOwner
 from coordinator.redis_client import BadValue, RedisClient, StoreUnavailable
 
 PAGE_ENTRIES = 8  # of at most a few hundred kB each: read within the command timeout
-LARGE_PAGE_ENTRIES = 64  # as many of a journal's, if the first are small on the average
+LARGE_PAGE_ENTRIES = 64  # as many of a journal's, if they are small: notes, which may be many
 SMALL_ENTRY = 1024
 SWEPT_SECONDS = 3600  # for how long a worker that was taken for dead learns that it was
 
@@ -94,13 +94,12 @@ class JournalStore(RedisClient):
             return False
 
     async def read_sealed(self, worker: str) -> list[StoredEntry]:
-        """The oldest entries of a sealed journal, one page."""
+        """The oldest entries of a sealed journal, one page, a longer one of small entries."""
         key = self._journal_keys(worker)[2]
-        page = await self._read(key)
-        size = sum(len(record.data) for entry in page for record in entry.records)
-        is_small = size < PAGE_ENTRIES * SMALL_ENTRY  # notes, of which there may be many
-        if len(page) == PAGE_ENTRIES and is_small:
-            return await self._read(key, LARGE_PAGE_ENTRIES)
+        page = last = await self._read(key)
+        while len(last) == PAGE_ENTRIES and len(page) < LARGE_PAGE_ENTRIES and _are_small(page):
+            last = await self._read(key, after=last[-1].id)
+            page = page + last
         return page
 
     async def clear_sealed(self, worker: str, ids: Iterable[bytes]) -> None:
@@ -151,9 +150,12 @@ class JournalStore(RedisClient):
         names = ("journal", "seal", "sealed", "inbox")
         return [f"{self._prefix}:{name}:{{{worker}}}" for name in names]
 
-    async def _read(self, key: str, count: int = PAGE_ENTRIES) -> list[StoredEntry]:
+    async def _read(self, key: str, after: bytes | None = None) -> list[StoredEntry]:
+        start = b"-" if after is None else b"(" + after
         try:
-            found = await self._call(lambda: self._client.xrange(key, count=count))
+            found = await self._call(
+                lambda: self._client.xrange(key, min=start, count=PAGE_ENTRIES)
+            )
         except BadValue:
             await self._call(lambda: self._client.delete(key))
             return []
@@ -170,3 +172,9 @@ class JournalStore(RedisClient):
         numbers = list(ids)
         if numbers:
             await self._call(lambda: self._client.xdel(key, *numbers))
+
+
+def _are_small(entries: Sequence[StoredEntry]) -> bool:
+    """On the average."""
+    size = sum(len(record.data) for entry in entries for record in entry.records)
+    return size < len(entries) * SMALL_ENTRY

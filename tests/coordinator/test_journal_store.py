@@ -71,6 +71,17 @@ async def test_many_small_entries_are_read_together_large_ones_are_not(store: St
     assert len(pages[0]) == LARGE_PAGE_ENTRIES and pages[0][:PAGE_ENTRIES] == pages[1]
 
 
+async def test_small_entries_do_not_bring_the_large_ones_behind_them_along(store: Store):
+    """One page of large ones is what can be read within the command timeout."""
+    await store.open_journal(ONE)
+    for number in range(1, 2 * LARGE_PAGE_ENTRIES):
+        size = 1 if number <= 2 * PAGE_ENTRIES else 100 * SMALL_ENTRY
+        await write(store, number, [Dealt("note", PAIR, b"x" * size)])
+    await store.seal(ONE, "gw1", 5.0)
+    numbers = [entry.id for entry in await store.read_sealed(ONE)]
+    assert numbers == [b"%d-0" % number for number in range(1, 3 * PAGE_ENTRIES + 1)]
+
+
 async def test_one_sweeper_at_a_time_has_the_lease(store: Store):
     assert await store.seal(ONE, "gw1", 5.0)
     assert await store.seal(ONE, "gw1", 5.0)
