@@ -160,13 +160,15 @@ class StreamParser:
         read = self._remembered.rstrip(WHITESPACE)
         if read and _WHOLE_TAG.search(read) is None:
             return
-        # Was that tag inside of what can become no element any more, a comment? Only libxml2 knows.
+        # Was that tag inside of what can become no element any more, a comment or the beginning of
+        # a CDATA section? Only libxml2 knows.
         parser, root = self._parser, self._root
         try:
             parser.feed(self._probe)
-        except etree.XMLSyntaxError as exc:
-            raise AssertionError("an error that the peer's bytes did not bring to light") from exc
-        if [element.getparent() for element in elements(parser)] != [root]:
+            is_between = [element.getparent() for element in elements(parser)] == [root]
+        except etree.XMLSyntaxError:
+            is_between = False
+        if not is_between:
             self._flaw = RemoteProtocolError(NOT_WELL_FORMED, "no element")
         del self._parser, self._root
         self._phase = _Phase.BREAK

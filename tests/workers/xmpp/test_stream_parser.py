@@ -400,7 +400,7 @@ def test_a_parser_does_not_shrink_where_something_has_begun() -> None:
         assert [type(item) for item in parser.feed(GOOD[cut:])] == [Stanza]
 
 
-@pytest.mark.parametrize("begun", [b"<!-- <r/>", b"<?x <r/>", b"<![CDATA[<r/>"])
+@pytest.mark.parametrize("begun", [b"<!-- <r/>", b"<?x <r/>", b"<![CDATA[<r/>", b"<![C<r/>"])
 def test_a_break_in_what_is_no_element_ends_the_stream(begun: bytes) -> None:
     parser = opened()
     parser.feed(GOOD + begun)
