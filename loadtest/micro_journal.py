@@ -186,7 +186,7 @@ async def _paced_path(data: bytes, per_second: int, count: int) -> float:
 
         def read(at: int) -> None:
             wire, sealed = reads[at]
-            wire.channel.data_received(sealed)
+            wire.arrive(sealed)
 
         spent = await _paced(per_second, len(reads), read)
         rig.close()

@@ -33,14 +33,14 @@ class ModelTLS:
         self.peer_closed = False
         self.record_sizes: tuple[int, ...] = ()
         self._is_server = server
-        self._outgoing: list[bytes] = []
+        self.outgoing: list[bytes] = []
         self._incoming = b""
         self._has_greeted = False
 
     def handshake(self) -> bool:
         if not self._is_server and not self._has_greeted:
             self._has_greeted = True
-            self._outgoing.append(HELLO)
+            self.outgoing.append(HELLO)
         return self.established
 
     def receive(self, data: bytes) -> bytes:
@@ -52,16 +52,16 @@ class ModelTLS:
             return b""
         self.established = True
         if self._is_server:
-            self._outgoing.append(HELLO)
+            self.outgoing.append(HELLO)
         rest, self._incoming = self._incoming[len(HELLO) :], b""
         return rest
 
     def send(self, data: bytes) -> None:
-        self._outgoing.append(data)
+        self.outgoing.append(data)
 
     def data_to_send(self) -> bytes:
-        data = b"".join(self._outgoing)
-        self._outgoing.clear()
+        data = b"".join(self.outgoing)
+        self.outgoing.clear()
         return data
 
     def shutdown(self) -> None: ...

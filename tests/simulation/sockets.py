@@ -47,7 +47,11 @@ class Transport(asyncio.Transport):
             records[:] = [len(each) for each in data]
             joined = b"".join(data)
             data.clear()
-            self._protocol.data_received(joined)
+            if isinstance(self._protocol, asyncio.BufferedProtocol):
+                self._protocol.get_buffer(-1)[: len(joined)] = joined
+                self._protocol.buffer_updated(len(joined))
+            else:
+                self._protocol.data_received(joined)
 
     def _lose(self, exc: Exception | None) -> None:
         if self._is_lost:

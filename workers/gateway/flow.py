@@ -246,6 +246,13 @@ class Origin:
 
         `by`: how they were acknowledged, an ACK_* index.
         """
+        self.settle_silently(batch, count, outcome, by)
+        self.report()
+
+    def settle_silently(
+        self, batch: Batch, count: int, outcome: int, by: int | None = None
+    ) -> None:
+        """The same where more is to be settled before `report` is called, in the same turn."""
         counters = self.counters
         counters[outcome] += count
         if by is not None:
@@ -257,7 +264,6 @@ class Origin:
         pending = self._pending
         while pending and pending[0].settled == pending[0].size:
             pending.popleft()
-        self._report()
 
     def note_replayed(self, count: int) -> None:
         """So many stanzas will be sent a second time."""
@@ -299,7 +305,8 @@ class Origin:
             if batch.claim is None and self._journal is not None:
                 self._keep(batch)
 
-    def _report(self) -> None:
+    def report(self) -> None:
+        """Tell what is handled now."""
         handled = 0
         queue = self._unreported
         while queue:
@@ -353,12 +360,14 @@ class Origin:
                 self.counters[IN_FLIGHT_RESENDABLE] += count
                 batch.flight = IN_FLIGHT_RESENDABLE
             batch.kept = True
-        self._report()
+        self.report()
 
     def _relieve_ring(self, most: int) -> None:
         """The oldest beyond what the previous hop keeps for sure go into the journal."""
         ring = self._ring
-        while ring and (self._exposed > most or ring[0].reported == ring[0].size):
+        while ring and ring[0].reported == ring[0].size:
+            ring.popleft()
+        while ring and self._exposed > most:
             self._keep_exposed(ring.popleft())
 
     def _keep_exposed(self, batch: Batch) -> None:
@@ -368,7 +377,10 @@ class Origin:
 
     def _note_requests(self, batch: Batch) -> None:
         """A successor must know which requests may have been executed, before they are sent."""
-        requests = [stanza for stanza in batch.stanzas if stanza.name == "iq" and stanza.is_request]
+        requests = []
+        for stanza in batch.stanzas:  # none, as a rule
+            if stanza.name == "iq" and stanza.is_request:
+                requests.append(stanza)
         if not requests:
             return
         self.on_requests(requests)
@@ -440,6 +452,11 @@ class Replies:
         end = BOUNCED if outcome == ACKNOWLEDGED else drop_index("bounce-undeliverable")
         for _ in range(count):
             _settle(self._failed.popleft(), end)
+
+    settle_silently = settle
+
+    def report(self) -> None:
+        """Each reply has reported by itself."""
 
     def insert(self, head: Batch, *, before: Batch) -> None:
         """A split changes nothing here."""

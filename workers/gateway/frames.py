@@ -12,6 +12,9 @@ from websockets.speedups import apply_mask
 TEXT_FIN = 0x81
 _SHORT = struct.Struct("!BBH").pack
 _LONG = struct.Struct("!BBQ").pack
+_KEYS = 256
+_keys = b""
+_next_key = 0
 
 
 def text_header(length: int, mask_bit: int) -> bytes:
@@ -32,9 +35,7 @@ def text_frames(messages: Sequence[bytes], *, mask: bool) -> bytes:
             append(text_header(len(message), 0))
             append(message)
         return b"".join(parts)
-    # One read of the random source per batch: 0.04 µs a frame instead of 0.5.
-    keys = os.urandom(4 * len(messages))
-    position = 0
+    keys, position = _masking_keys(len(messages))
     for message in messages:
         key = keys[position : position + 4]
         position += 4
@@ -46,6 +47,19 @@ def text_frames(messages: Sequence[bytes], *, mask: bool) -> bytes:
         append(key)
         append(apply_mask(message, key))
     return b"".join(parts)
+
+
+def _masking_keys(count: int) -> tuple[bytes, int]:
+    """Bytes from the kernel's random source that were never used, and where they start.
+
+    Drawn many at a time, which costs 0.1 µs a frame that goes alone instead of 0.6.
+    """
+    global _keys, _next_key
+    start, _next_key = _next_key, _next_key + 4 * count
+    if _next_key > len(_keys):
+        _keys = os.urandom(4 * max(count, _KEYS))
+        start, _next_key = 0, 4 * count
+    return _keys, start
 
 
 def frame_size(data: bytes | bytearray, start: int) -> tuple[int, int]:

@@ -366,22 +366,24 @@ class Hop:
     # Sending.
 
     def _flush(self, session: Session) -> None:
-        if not self.outbox.has_ready or session.stream.state is not State.ESTABLISHED:
+        outbox, stream = self.outbox, session.stream
+        if not outbox.has_ready or stream.state is not State.ESTABLISHED:
             return
-        limit = session.stream.peer_max_bytes
-        if limit and self.outbox.waiting_bytes > limit:
+        limit = stream.peer_max_bytes
+        if limit and outbox.waiting_bytes > limit:
             self._refuse_oversized(limit)
-        if not self.outbox.unacknowledged:
+        is_careful = self._isolation.is_careful
+        if not outbox.unacknowledged:
             self._asking.note_progress()
-        elif self._isolation.is_careful:
+        elif is_careful:
             return
-        if self._isolation.is_careful:
-            session.stream.send_stanzas(self.outbox.take_one(self._mark_late))
+        if is_careful:
+            stream.send_stanzas(outbox.take_one(self._mark_late))
         else:
-            size = self.outbox.waiting_bytes
-            taken = self.outbox.take(self._mark_late, PIECE)
-            self._asking.send(session, taken, size - self.outbox.waiting_bytes)
-            if self.outbox.has_ready:
+            size = outbox.waiting_bytes
+            taken = outbox.take(self._mark_late, PIECE)
+            self._asking.send(session, taken, size - outbox.waiting_bytes)
+            if outbox.waiting_bytes and outbox.has_ready:
                 # A peer that does not read stops us in time, and others have their turns between.
                 self._loop.call_soon(self._go_on, session)
         self._asking.ask(session)

@@ -111,7 +111,7 @@ class LocalSource(Source):
 
     def on_closed(self, session: Session, reason: str) -> None:
         self._end_beginning()
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         left = self._taken.left(self._handled, now, is_clean=self._is_clean)
         if left:
             self.router.requests.remember(self.pair, left, now)
@@ -151,7 +151,7 @@ class LocalSource(Source):
     def _on_authenticated(self, event: Authenticated) -> None:
         self.authenticated_by = event.by
         if self.failure is not None:
-            loop = asyncio.get_running_loop()
+            loop = self._loop
             self._bouncing = loop.call_later(BOUNCING_TIME, self.close)
         elif self._hop is None:
             self._hop = self._use(None, self.router.to_remote(self.pair))
@@ -173,8 +173,7 @@ class LocalSource(Source):
             self._forward(stanzas)
 
     def _forward(self, stanzas: list[Stanza]) -> None:
-        batch = self.origin.accept(stanzas, asyncio.get_running_loop().time())
-        self._send(batch)
+        self._send(self.origin.accept(stanzas, self._loop.time()))
 
     def _send(self, batch: Batch) -> None:
         if self.failure is not None:
@@ -190,7 +189,7 @@ class LocalSource(Source):
 
     def _on_established(self) -> None:
         if self._closes_when_open:
-            asyncio.get_running_loop().call_soon(self.close)
+            self._loop.call_soon(self.close)
             return
         manages = self._listener.managing.get(self.pair.local)
         if self.authenticated_by != "external" or manages is False or self.failure is not None:
@@ -198,7 +197,7 @@ class LocalSource(Source):
         self._beginning = Beginning(self.pair.local, self._is_repeat)
         self.session.by_record = True
         wait = WAIT_KNOWN if manages else WAIT_UNKNOWN
-        self._enabling = asyncio.get_running_loop().call_later(wait, self._on_not_enabled)
+        self._enabling = self._loop.call_later(wait, self._on_not_enabled)
 
     def _on_not_enabled(self) -> None:
         """As long as it does not enable it elsewhere, this server need not be waited for again."""
@@ -207,11 +206,11 @@ class LocalSource(Source):
         self._end_beginning()
 
     def _is_repeat(self, stanza: Stanza) -> bool:
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         return self.router.requests.judge(self.pair, stanza, now) is not None
 
     def _hold(self, stanzas: list[Stanza], *, sign: Sign) -> None:
-        batch = self.origin.accept(stanzas, asyncio.get_running_loop().time())
+        batch = self.origin.accept(stanzas, self._loop.time())
         if self._beginning is None:
             self._send(batch)
         else:
@@ -232,7 +231,7 @@ class LocalSource(Source):
 
     def _remember(self, requests: list[Stanza]) -> None:
         """Prosody may send these again, when it has lost us and not heard what became of them."""
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         self._taken.add(requests, self.origin.accepted, now)
         self._taken.forget_handled(self._handled, now)
 

@@ -4,10 +4,13 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 
 from coordinator.accounts import ACKNOWLEDGED
 from workers.gateway.flow import NO_QUEUE, Batch, Failed
 from workers.xmpp.stanza import Stanza
+
+_DATA = attrgetter("data")
 
 
 @dataclass(slots=True)
@@ -136,17 +139,25 @@ class Outbox:
         freed = 0
         self.unmarked = min(self.unmarked, self.unacknowledged)
         sent = self._sent
+        origin = None
         while count:
             batch = sent[0]
-            taken = min(count, batch.remaining)
-            first = batch.first
-            freed += sum(len(each.data) for each in batch.stanzas[first : first + taken])
+            first, stanzas = batch.first, batch.stanzas
+            taken = min(count, len(stanzas) - first)
+            freed += _bytes(stanzas[first : first + taken])
             batch.first += taken
             count -= taken
-            if not batch.remaining:
+            if batch.first == len(stanzas):
                 sent.popleft()
-            if batch.origin is not None:
-                batch.origin.settle(batch, taken, ACKNOWLEDGED, by)
+            # An origin hears once of all its batches in a row: 1.5 µs a stanza that came alone.
+            if batch.origin is not origin:
+                if origin is not None:
+                    origin.report()
+                origin = batch.origin
+            if origin is not None:
+                origin.settle_silently(batch, taken, ACKNOWLEDGED, by)
+        if origin is not None:
+            origin.report()
         self.unacknowledged_bytes -= freed
 
     def mark(self, token: str, now: float) -> None:
@@ -250,4 +261,10 @@ class Outbox:
 
 
 def _size(batch: Batch) -> int:
-    return sum(len(stanza.data) for stanza in batch.stanzas[batch.first :])
+    return _bytes(batch.stanzas[batch.first :])
+
+
+def _bytes(stanzas: list[Stanza]) -> int:
+    if len(stanzas) == 1:
+        return len(stanzas[0].data)
+    return sum(map(len, map(_DATA, stanzas)))

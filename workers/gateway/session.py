@@ -14,11 +14,18 @@ from typing import Any, Protocol
 from cryptography import x509
 from websockets.datastructures import Headers
 
-from workers.gateway.channel import Channel
+from workers.gateway.channel import Channel, after_read
 from workers.gateway.tls_engine import TLSContext
 from workers.gateway.websocket import WebSocket
 from workers.xmpp.errors import StreamCondition
-from workers.xmpp.events import Event, StreamClosed, StreamFailed, TlsStarting
+from workers.xmpp.events import (
+    Acknowledged,
+    Event,
+    StanzasReceived,
+    StreamClosed,
+    StreamFailed,
+    TlsStarting,
+)
 from workers.xmpp.names import names_now
 from workers.xmpp.stream import ServerStream, State
 
@@ -29,6 +36,8 @@ CLOSE_TIMEOUT = 5.0
 # LuaSocket, hence Prosody, writes in steps of so many bytes; others in whole TLS records, which are
 # twice as large.
 WRITE_STEP = 8192
+# Of these a session itself needs to know nothing.
+_OWNERS_ALONE = frozenset({StanzasReceived, Acknowledged})
 
 
 class SessionOwner(Protocol):
@@ -69,7 +78,7 @@ class Session:
     # What owners call.
 
     def write(self) -> None:
-        """Send what the stream has queued; the channel joins all writes of one loop turn."""
+        """Send what the stream has queued; the channel joins all writes of a read."""
         data = self.stream.data_to_send()
         if data:
             self._send(data)
@@ -79,20 +88,24 @@ class Session:
         stream = self.stream
         while events := stream.events_received():
             for event in events:
-                self._dispatch(event)
-        self.write()
+                if type(event) in _OWNERS_ALONE:  # the common case
+                    self.owner.on_event(self, event)
+                else:
+                    self._dispatch(event)
+        if data := stream.data_to_send():
+            self._send(data)
         if stream.state is State.CLOSED:
             self._end()
         elif stream.state is State.CLOSING and self._close_timer is None and not self.ended:
             self._close_timer = self._loop.call_later(CLOSE_TIMEOUT, self._on_close_timeout)
 
     def mark_handled(self, count: int) -> None:
-        """Count stanzas as handled and tell the peer once per loop turn (XEP-0198)."""
+        """Count stanzas as handled and tell the peer once for all of a read (XEP-0198)."""
         stream = self.stream
         stream.mark_handled(count)
         if not self._ack_scheduled and (stream.received.enabled or stream.state is State.SETTLING):
             self._ack_scheduled = True
-            self._loop.call_soon(self._send_ack)
+            after_read(self._loop, self._send_ack)
 
     def close(self, see_other_uri: str | None = None) -> None:
         """Close the stream in order; the connection follows when the peer has closed too."""
@@ -260,7 +273,7 @@ class TcpSession(Session):
             self._receive_by_record(data)
         else:
             self._receive(data)
-        if self._rest_timer is None:
+        if self._rest_timer is None and self.stream.unfinished:
             self._await_rest()
 
     def _receive_by_record(self, data: bytes) -> None:

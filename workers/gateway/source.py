@@ -33,6 +33,7 @@ class Source:
         self.router = router
         self.origin: Origin = router.new_origin(kind, self._on_handled)
         self._session: Session
+        self._loop = asyncio.get_running_loop()
         self._see_other_uri: str | None = None
         self._closing = False
         self._is_postponed = False
@@ -65,7 +66,7 @@ class Source:
         ):
             # Called for one event of a read that brought stanzas behind it: these are ours first.
             self._is_postponed = True
-            asyncio.get_running_loop().call_soon(self.close, see_other_uri)
+            self._loop.call_soon(self.close, see_other_uri)
             return
         self._closing = True
         self._see_other_uri = see_other_uri
@@ -74,7 +75,7 @@ class Source:
             # must not, when the next hop is slow: a request would be executed twice.
             self.origin.keep_all()
             self._session.pause_reading()
-            loop = asyncio.get_running_loop()
+            loop = self._loop
             self._timer = loop.call_later(SETTLE_TIMEOUT, self._close_session)
         else:
             self._close_session()
@@ -83,7 +84,7 @@ class Source:
         self._session.mark_handled(count)
         if self._closing and not self.origin.unreported:
             # Not from inside the hop that is just settling.
-            asyncio.get_running_loop().call_soon(self._close_session)
+            self._loop.call_soon(self._close_session)
 
     def _close_session(self) -> None:
         # What the peer has sent is read to its closing tag, however full the next hop is.
@@ -121,7 +122,7 @@ class Source:
             self._refuse_all(stanzas, way_back)
             return
         requests = self.router.requests
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         repeats = {
             at: repeat
             for at, stanza in enumerate(stanzas)
@@ -155,13 +156,13 @@ class Source:
             failed, StanzaCondition.RESOURCE_CONSTRAINT, "the gateway's journal is full", way_back
         )
         self.pause()
-        asyncio.get_running_loop().call_later(FULL_INTERVAL, self._look_again)
+        self._loop.call_later(FULL_INTERVAL, self._look_again)
 
     def _look_again(self) -> None:
         if self._session.ended:
             return
         if self.router.is_full:
-            asyncio.get_running_loop().call_later(FULL_INTERVAL, self._look_again)
+            self._loop.call_later(FULL_INTERVAL, self._look_again)
         else:
             self.resume()
 

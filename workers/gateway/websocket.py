@@ -141,9 +141,10 @@ class WebSocket:
 
         They leave with all else written in this turn of the loop. Stop while `write_paused`.
         """
-        if not self.is_open:
+        channel = self.channel
+        if not self._open or self._protocol.state is not State.OPEN or channel.is_closing:
             return False
-        self.channel.write(text_frames(messages, mask=self._masks))
+        channel.write(text_frames(messages, mask=self._masks))
         return True
 
     def ping(self, payload: bytes) -> bool:

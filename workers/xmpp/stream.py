@@ -10,6 +10,7 @@ Rules of this file: a handler either changes state, queues bytes and events, or 
 """
 
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any
 
 from lxml import etree
@@ -37,6 +38,7 @@ __all__ = ["Handlers", "Parser", "ServerStream", "State", "StreamConfig"]
 # What a role makes of each nonza in each state. What is in no table is unexpected.
 Handlers = Mapping[tuple[State, str], Callable[[Any, etree._Element], None]]
 
+_DATA = attrgetter("data")
 _NO_PAIRS: frozenset[tuple[str, str]] = frozenset()
 
 
@@ -121,7 +123,7 @@ class ServerStream(ManagedStream):
         """
         if self.state is not State.ESTABLISHED or not self._may_send:
             raise LocalProtocolError(f"no stanzas are sent here, the stream is {self.state.name}")
-        self._out += [stanza.data for stanza in stanzas]
+        self._out += map(_DATA, stanzas)
         if self.sent.enabled:
             self.sent.total += len(stanzas)
         else:
@@ -255,7 +257,7 @@ class ServerStream(ManagedStream):
 
     def _take(self, items: list[Element]) -> None:
         stanzas: list[Stanza] = []
-        pairs = self._accepted_pairs()
+        pairs = self.pairs if self.state is State.ESTABLISHED else self._accepted_pairs()
         for item in items:
             if type(item) is Stanza:  # the common case first
                 if (item.sender_domain, item.target_domain) not in pairs:
@@ -270,7 +272,8 @@ class ServerStream(ManagedStream):
             if self.state in _DEAF:
                 return
             pairs = self._accepted_pairs()
-        self._flush_stanzas(stanzas)
+        if stanzas:
+            self._flush_stanzas(stanzas)
 
     def _accepted_pairs(self) -> set[tuple[str, str]] | frozenset[tuple[str, str]]:
         # Between SASL success and the new header the pair is known, but there is no stream.

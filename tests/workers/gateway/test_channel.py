@@ -3,6 +3,7 @@ import os
 import socket
 import ssl
 import struct
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.workers.gateway.wire_bench import (
 )
 from workers.gateway import channel as channel_module
 from workers.gateway.certificates import parse_pair
-from workers.gateway.channel import Channel
+from workers.gateway.channel import Channel, after_read
 from workers.gateway.tls import client_context, server_context
 
 SERVER_PEM = mint_pem(["gw.example"])
@@ -376,19 +377,64 @@ async def test_reading_can_be_paused() -> None:
 
 
 @on_both_loops
-async def test_quick_ack_is_asked_for_on_every_read() -> None:
+async def test_quick_ack_is_asked_for_by_the_first_read_after_each_write() -> None:
     owner = RecordingOwner()
     with listening() as listener:
         peer = socket.create_connection(listener.getsockname())
         accepted, _ = listener.accept()
     channel = await channel_on(owner, accepted, quick_ack=True)
+    asked: list[tuple[int, ...]] = []
+    channel._quick_ack_socket = SimpleNamespace(setsockopt=lambda *option: asked.append(option))
 
-    peer.sendall(b"data")
-    await owner.wait_for_data(4)
+    for number in (1, 2):
+        peer.sendall(b"data")
+        await owner.wait_for_data(4 * number)
+    assert asked == [(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)]
+    channel.write(b"answer")
+    channel.flush()
+    for number in (3, 4):
+        peer.sendall(b"data")
+        await owner.wait_for_data(4 * number)
+    assert len(asked) == 2
 
+    assert peer.recv(100) == b"answer"
     peer.close()
     await owner.wait_for("eof_received")
     channel.close()
+    await owner.wait_for("closed")
+
+
+@on_both_loops
+async def test_what_is_written_in_a_read_leaves_at_its_end_even_if_a_step_fails() -> None:
+    owner = RecordingOwner()
+    ours, peer = socket.socketpair()
+    channel = await channel_on(owner, ours)
+    loop = asyncio.get_running_loop()
+    done: list[str] = []
+
+    def fail() -> None:
+        channel.write(b"writ")
+        channel.write(b"ten")
+        after_read(loop, lambda: done.append("the last"))
+        raise ValueError("a step")
+
+    def take(data: bytes) -> None:
+        after_read(loop, lambda: done.append("the first"))
+        after_read(loop, fail)
+        assert not done
+
+    owner.data_received = take  # type: ignore[method-assign]
+    channel.get_buffer(-1)[:4] = b"data"
+    with pytest.raises(ValueError, match="a step"):
+        channel.buffer_updated(4)
+    assert done == ["the first"]
+    await asyncio.sleep(0)
+    assert done == ["the first", "the last"]
+    peer.settimeout(5)
+    assert await loop.run_in_executor(None, peer.recv, 100) == b"written"
+
+    peer.close()
+    channel.abort()
     await owner.wait_for("closed")
 
 

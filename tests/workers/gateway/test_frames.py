@@ -46,3 +46,12 @@ def test_an_unmasked_frame_can_pass_for_a_masked_one(size: int) -> None:
 
     (frame,) = peer.events_received()
     assert isinstance(frame, Frame) and bytes(frame.data) == b"x" * size
+
+
+def test_no_masking_key_is_used_twice() -> None:
+    """RFC 6455 §5.3: a fresh one for each frame, however many go together."""
+    counts = [1, 3, 255, 300, 1, 1000, 1]
+    frames = [text_frames([b"x"] * count, mask=True) for count in counts]
+    keys = [run[at + 2 : at + 6] for run in frames for at in range(0, len(run), 7)]
+    assert len(keys) == sum(counts)
+    assert len(set(keys)) >= len(keys) - 1  # by chance two are alike once in 3,500 runs
