@@ -58,16 +58,15 @@ def after_read(loop: asyncio.AbstractEventLoop, step: Callable[[], None]) -> Non
 
 def _end_read(loop: asyncio.AbstractEventLoop) -> None:
     global _is_reading
-    done = 0
-    try:
-        for step in _after_read:  # which may bring another one
-            done += 1
+    for step in _after_read:  # which may bring another one
+        try:
             step()
-    finally:
-        _is_reading = False
-        for step in _after_read[done:]:  # one has failed
-            loop.call_soon(step)
-        _after_read.clear()
+        except Exception as exc:
+            # As in a turn of its own: most steps are of other connections than the one that reads,
+            # which must not be cut for it.
+            loop.call_exception_handler({"message": f"{step} after a read", "exception": exc})
+    _is_reading = False
+    _after_read.clear()
 
 
 # Why a channel does not read, each by itself.
