@@ -207,7 +207,7 @@ class JournalWriter:
         elif (append := self._journal.next_append()) is not None:
             now = time.monotonic()
             if append.payload:
-                pace = (now - self._sent_at) / len(append.payload)
+                pace = (now - self._sent_at) / (len(append.payload) + len(append.notes))
                 self._interval = min(MAX_INTERVAL, max(MIN_INTERVAL, pace * WANTED_BYTES))
             self._sent_at = now
             self._is_awaited = False

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -240,13 +241,16 @@ class Worker:
         log.info("reload: %s", change)
 
     async def _report(self) -> None:
+        steps = (
+            self.router.each_second,
+            self.public.resumptions.each_second,
+            self.public.admission.each_second,
+            self.budget.each_second,
+            self.idleness.each_second,
+            lambda: self.control.report(self.snapshot()),
+        )
         while True:
-            self.router.each_second()
-            self.public.resumptions.each_second()
-            self.public.admission.each_second()
-            self.budget.each_second()
-            self.idleness.each_second()
-            self.control.report(self.snapshot())
+            do_all(steps)
             await asyncio.sleep(REPORT_INTERVAL)
 
     def snapshot(self) -> dict[str, Any]:
@@ -292,6 +296,15 @@ class Worker:
         self.router.recount()
         self.control.report(self.snapshot())
         await self.control.close()
+
+
+def do_all(steps: Iterable[Callable[[], None]]) -> None:
+    """What one step raises is logged: a silent worker would be killed, with all its sessions."""
+    for step in steps:
+        try:
+            step()
+        except Exception:
+            log.exception("a step of each second failed")
 
 
 def _test_tls(config: Config, certificates: OwnCertificates) -> None:

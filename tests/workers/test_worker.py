@@ -189,3 +189,9 @@ def test_what_the_tls_self_test_finds_is_said_at_the_start(
     monkeypatch.setattr(tls, "server_context", server_that_does_not_ask)
     worker._test_tls(config, certificates)
     assert "SASL EXTERNAL is off and only dialback is left" in caplog.text
+
+
+def test_a_step_that_fails_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    done: list[int] = []
+    worker.do_all((lambda: done.append(1), lambda: done.append(1 // 0), lambda: done.append(2)))
+    assert done == [1, 2] and "ZeroDivisionError" in caplog.text

@@ -80,6 +80,10 @@ class MessageParser:
     def shrink(self) -> None:
         """All legs share one parser."""
 
+    def drop(self) -> None:
+        """Messages are whole."""
+        self._dead = True
+
     def reset(self) -> None:
         """A stream restart needs nothing here: the next `<open/>` is a message like any other."""
 

@@ -56,6 +56,9 @@ class Parser(Protocol):
     def shrink(self) -> None:
         """Nothing has come for a while: hold less memory."""
 
+    def drop(self) -> None:
+        """Nothing more will come: hold no unfinished element until the garbage is collected."""
+
     def reset(self) -> None: ...
 
 

@@ -112,6 +112,7 @@ class ServerStream(ManagedStream):
     def receive_eof(self) -> None:
         """The connection below is gone."""
         self._note_cut()
+        self._parser.drop()
         # COMPAT(xmpp-proxy 1.x): it ends TCP right after its closing tag, or instead of one.
         self._finish(clean=self.state in (State.SETTLING, State.CLOSING))
 

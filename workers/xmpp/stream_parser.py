@@ -173,6 +173,14 @@ class StreamParser:
         del self._parser, self._root
         self._phase = _Phase.BREAK
 
+    def drop(self) -> None:
+        """Nothing more will come; libxml2's trees are not in Python's count of what is garbage."""
+        self._phase = _Phase.OVER
+        self._held = self._remembered = b""
+        for name in ("_header_parser", "_parser", "_root"):
+            if hasattr(self, name):
+                delattr(self, name)
+
     def feed(self, data: bytes) -> list[Element]:
         """Take what was read. Never raises for its content."""
         out: list[Element] = []

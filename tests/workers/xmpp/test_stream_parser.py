@@ -423,3 +423,14 @@ def test_a_nul_in_cdata_does_not_stall() -> None:
     data = GOOD + GOOD.replace(b"hi", b"<![CDATA[\0]]>") + GOOD
     stanza, error = outcome(data)
     assert stanza[0] == "message" and error is StreamCondition.NOT_WELL_FORMED
+
+
+@pytest.mark.parametrize("read", [b"", HEADER[:20], HEADER, HEADER + GOOD[:20]])
+def test_a_parser_that_is_dropped_holds_and_reads_nothing(read: bytes) -> None:
+    parser = StreamParser(LIMITS)
+    parser.feed(read)
+    parser.drop()
+    assert parser.feed(GOOD) == [] and parser.unfinished == 0
+    assert not any(hasattr(parser, name) for name in ("_parser", "_root", "_header_parser"))
+    parser.shrink()
+    parser.drop()
