@@ -88,6 +88,8 @@ class FarServer:
         self.new_resumption_id: Callable[[], str] | None = None
         self.tls: SSL.Context | None = None
         """On TCP: what STARTTLS is offered with."""
+        self.leads_to = ""
+        """On a WebSocket: send whoever comes there (see-other-uri)."""
         self.handles = True
         """Acknowledge what comes."""
         self.on_stanzas: Callable[[Session, list[Stanza]], None] = lambda session, stanzas: None
@@ -209,6 +211,9 @@ class FarServer:
         assert isinstance(stream, ReceivingStream)
         if isinstance(event, StreamOpened):
             self.chains.append(session.peer_chain())
+            if self.leads_to:
+                session.close(self.leads_to)
+                return
             stream.offer(external=self.external, dialback=True)
         elif isinstance(event, DialbackKeyReceived):
             stream.answer_dialback(sender=event.sender, target=event.target, outcome=self.outcome)

@@ -17,7 +17,7 @@ from workers.gateway.failure import HopFailed
 from workers.gateway.herd import key_for
 from workers.gateway.hostmeta import parse_url
 from workers.gateway.posh import PATH
-from workers.gateway.remote_connector import origin_of
+from workers.gateway.remote_connector import MAX_SEE_OTHER, origin_of
 
 
 @on_quiet_loop
@@ -107,6 +107,20 @@ async def test_a_port_where_nobody_listens_is_a_failure(gateway: GatewayScene) -
     gateway.remote._server.close()
     with pytest.raises(HopFailed, match="cannot connect"):
         await gateway.remote_connector.connect(LOCAL, REMOTE, Peer())
+
+
+@on_quiet_loop
+async def test_another_uri_is_followed_but_not_in_circles(gateway: GatewayScene) -> None:
+    await gateway.start()
+    remote = gateway.remote
+    remote.leads_to = remote.url
+    with pytest.raises(HopFailed, match="see-other-uri leads round in circles"):
+        await gateway.remote_connector.connect(LOCAL, REMOTE, Peer())
+    assert len(remote.chains) == MAX_SEE_OTHER + 1
+    remote.leads_to = remote.url.replace("wss:", "ws:")
+    with pytest.raises(HopFailed, match="see-other-uri: "):
+        await gateway.remote_connector.connect(LOCAL, REMOTE, Peer())
+    assert len(remote.chains) == MAX_SEE_OTHER + 2
 
 
 @on_quiet_loop
