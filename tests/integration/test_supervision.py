@@ -220,7 +220,9 @@ async def test_a_worker_that_stands_still_is_replaced(
         await gateway.wait_ready()
         assert victim not in await gateway.worker_pids()
         texts = [error["text"] for error in await gateway.api("errors") if "text" in error]
-        assert "has reported nothing for 2 s: killed" in texts
+        # What it counted between its last report and the signal is a sign of life, too.
+        killed = {f"has reported nothing for {seconds} s: killed" for seconds in (2, 3)}
+        assert killed & set(texts)
         await talk_again(juliet, romeo)
     finally:
         gateway.configure("gateway", hang_timeout=None)
