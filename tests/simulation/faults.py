@@ -234,9 +234,8 @@ def redis_is_lossy(scene: Any) -> None:
 
 def redis_is_slow(scene: Any) -> None:
     redis = scene.redis
-    before = redis.latency
     redis.latency = scene.world.rng.choice((0.05, 0.1, 0.3))
-    _trouble(scene, 1.0, 8.0, lambda: setattr(redis, "latency", before))
+    _trouble(scene, 1.0, 8.0, lambda: setattr(redis, "latency", redis.usual_latency))
 
 
 def partition(scene: Any) -> None:

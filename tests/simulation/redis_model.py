@@ -26,7 +26,7 @@ class RedisModel:
         self.world = world
         self.clock_offset = 0.0
         self.data = Data(self.time)
-        self.latency = 0.001
+        self.latency = self.usual_latency = 0.001
         self.loss = 0.0
         """How likely a call is lost: half of these before, half after it took effect."""
         self.is_away = False

@@ -64,7 +64,7 @@ class Scene:
     def build(self) -> None:
         world, rng = self.world, self.world.rng
         self.network.latency = rng.choice((0.001, 0.01, 0.08))
-        self.redis.latency = rng.choice((0.001, 0.01, 0.05))
+        self.redis.latency = self.redis.usual_latency = rng.choice((0.001, 0.01, 0.05))
         for domain, has_sm in REMOTES.items():
             remote = RemoteServer(self.network, Process(world, domain), domain, has_sm=has_sm)
             remote.checker, remote.connect = self.checker, self._open_public
