@@ -230,9 +230,13 @@ class Ownership:
         """Redis says who owns a pair that is not served here now: ours to give back, or lost."""
         if route.owner == self.worker_id:
             self.owned[pair] = route
-        elif self.owned.pop(pair, None) is not None:
-            self._adopted.discard(pair)
+        elif self._disown(pair) is not None:
             self.on_lost(pair, route)
+
+    def _disown(self, pair: DomainPair) -> Route | None:
+        """The pair is not ours any more; returns the route if it was."""
+        self._adopted.discard(pair)
+        return self.owned.pop(pair, None)
 
     async def _own(self, pair: DomainPair, route: Route) -> None:
         """The pair is ours; if it is new to us, first comes what its former owners left."""
@@ -263,10 +267,8 @@ class Ownership:
     async def release(self, pair: DomainPair) -> None:
         """Give a pair back unless it is in use; while Redis is away that is done later."""
         async with self._busy.hold(pair):
-            if pair not in self.owned or self.is_used(pair):
+            if self.is_used(pair) or (route := self._disown(pair)) is None:
                 return
-            route = self.owned.pop(pair)
-            self._adopted.discard(pair)
             try:
                 await self._store.release(pair, self.worker_id, route.epoch)
             except StoreUnavailable as exc:
@@ -328,8 +330,7 @@ class Ownership:
             if route.owner == self.worker_id:
                 self.owned[pair] = route
                 return
-            del self.owned[pair]
-            self._adopted.discard(pair)
+            self._disown(pair)
         self.on_lost(pair, route)
 
 
