@@ -57,8 +57,9 @@ class Beginning:
         for at, stanza in enumerate(stanzas):
             is_repeat = self._is_repeat(stanza)
             self._has_repeat |= is_repeat
-            if is_repeat or has_delay(stanza.data, self._domain):
-                first = min(first, at)
+            # Behind the first mark no other is looked for: that may take a parse.
+            if first == len(stanzas) and (is_repeat or has_delay(stanza.data, self._domain)):
+                first = at
         if first == len(stanzas):
             return [(stanzas, Sign.NONE)]
         if self._has_mark:
