@@ -20,6 +20,20 @@ from workers.gateway.flow import Batch
 from workers.gateway.outbox import Outbox
 
 
+async def connected(**options: bool) -> tuple[FarServer, Peer]:
+    """A far server, and who has opened a session to it."""
+    far, peer = await FarServer().serve_tcp(), Peer()
+    peer.session = await far.connect(peer, **options)
+    return far, peer
+
+
+def with_one_sent() -> Outbox:
+    outbox = Outbox()
+    outbox.push(Batch([message("1")]))
+    outbox.take(lambda batch: batch.stanzas)
+    return outbox
+
+
 def test_a_tag_names_a_worker() -> None:
     assert barrier_tag("gw/w1.1") == barrier_tag("gw/w1.1") != barrier_tag("gw/w2.1")
     assert len(barrier_tag("gw/w1.1")) == 12
@@ -28,9 +42,7 @@ def test_a_tag_names_a_worker() -> None:
 @on_quiet_loop
 async def test_many_bytes_are_sent_with_questions_between(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "ASK_BYTES", 300)
-    far = await FarServer().serve_tcp()
-    peer = Peer()
-    peer.session = await far.connect(peer)
+    far, peer = await connected()
     outbox = Outbox()
     ask = Asking(outbox, DomainPair(LOCAL, REMOTE), "tag")
     ask.begin()
@@ -50,9 +62,7 @@ async def test_few_are_asked_about_together_after_a_pause_and_many_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(asking, "ASK_PAUSE", 0.05)
-    far = await FarServer().serve_tcp()
-    peer = Peer()
-    peer.session = await far.connect(peer)
+    far, peer = await connected()
     sent = peer.session.stream.sent
     ask = Asking(Outbox(), DomainPair(LOCAL, REMOTE), "tag")
     ask.begin()
@@ -79,12 +89,8 @@ async def test_few_are_asked_about_together_after_a_pause_and_many_at_once(
 
 @on_quiet_loop
 async def test_without_acknowledgements_a_ping_is_the_barrier() -> None:
-    far = await FarServer().serve_tcp()
-    peer = Peer()
-    peer.session = await far.connect(peer, use_management=False)
-    outbox = Outbox()
-    outbox.push(Batch([message("1")]))
-    outbox.take(lambda batch: batch.stanzas)
+    far, peer = await connected(use_management=False)
+    outbox = with_one_sent()
     ask = Asking(outbox, DomainPair("to.example", "from.example"), "tag")
     ask.ask(peer.session)
     ask.ask(peer.session)
@@ -101,9 +107,7 @@ async def test_silence_ends_the_session_unless_we_do_not_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(asking, "PROGRESS_TIMEOUT", -1.0)
-    far = await FarServer().serve_tcp()
-    peer = Peer()
-    peer.session = await far.connect(peer)
+    far, peer = await connected()
     ask = Asking(Outbox(), DomainPair(LOCAL, REMOTE), "tag")
     ask.begin()
     assert "nothing was acknowledged" in ask.insist(peer.session)
@@ -125,12 +129,8 @@ async def test_a_barrier_is_not_overdue_before_its_answer_could_be_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(asking, "BARRIER_TIMEOUT", 0.1)
-    far = await FarServer().serve_tcp()
-    peer = Peer()
-    peer.session = await far.connect(peer, use_management=False)
-    outbox = Outbox()
-    outbox.push(Batch([message("1")]))
-    outbox.take(lambda batch: batch.stanzas)
+    far, peer = await connected(use_management=False)
+    outbox = with_one_sent()
     ask = Asking(outbox, DomainPair(LOCAL, REMOTE), "tag")
     ask.ask(peer.session)
     peer.session.channel.rest(0.3)
