@@ -151,8 +151,7 @@ class LocalSource(Source):
     def _on_authenticated(self, event: Authenticated) -> None:
         self.authenticated_by = event.by
         if self.failure is not None:
-            loop = self._loop
-            self._bouncing = loop.call_later(BOUNCING_TIME, self.close)
+            self._bouncing = self._loop.call_later(BOUNCING_TIME, self.close)
         elif self._hop is None:
             self._hop = self._use(None, self.router.to_remote(self.pair))
 

@@ -4,13 +4,10 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from operator import attrgetter
 
 from coordinator.accounts import ACKNOWLEDGED
 from workers.gateway.flow import NO_QUEUE, Batch, Failed
-from workers.xmpp.stanza import Stanza
-
-_DATA = attrgetter("data")
+from workers.xmpp.stanza import Stanza, data_of
 
 
 @dataclass(slots=True)
@@ -58,14 +55,12 @@ class Outbox:
 
     def push_old(self, batch: Batch) -> None:
         """What came before all that waits, and is uncertain: only what is so, too, goes first."""
-        if self._waiting is NO_QUEUE:
-            self._waiting, self._sent = deque(), deque()
         at = next((n for n, each in enumerate(self._waiting) if not each.uncertain), None)
         if at is None:
-            self._waiting.append(batch)
+            self.push(batch)
         else:
             self._waiting.insert(at, batch)
-        self.waiting_bytes += _size(batch)
+            self.waiting_bytes += _size(batch)
 
     def shrink(self) -> None:
         """An empty outbox holds no queues: 1.5 KiB."""
@@ -267,4 +262,4 @@ def _size(batch: Batch) -> int:
 def _bytes(stanzas: list[Stanza]) -> int:
     if len(stanzas) == 1:
         return len(stanzas[0].data)
-    return sum(map(len, map(_DATA, stanzas)))
+    return sum(map(len, map(data_of, stanzas)))

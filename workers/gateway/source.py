@@ -75,8 +75,7 @@ class Source:
             # must not, when the next hop is slow: a request would be executed twice.
             self.origin.keep_all()
             self._session.pause_reading()
-            loop = self._loop
-            self._timer = loop.call_later(SETTLE_TIMEOUT, self._close_session)
+            self._timer = self._loop.call_later(SETTLE_TIMEOUT, self._close_session)
         else:
             self._close_session()
 

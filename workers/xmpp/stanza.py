@@ -1,6 +1,7 @@
 """A stanza as it travels: routed by its addresses, carried as the bytes our serializer wrote."""
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import final
 
 from msgspec import Struct
@@ -37,6 +38,10 @@ class Stanza(Struct, eq=False, gc=False):
     def is_request(self) -> bool:
         """An iq that may be executed: it is never sent a second time (RFC 6120 §8.2.3)."""
         return self.name == "iq" and self.type in ("get", "set")
+
+
+# For many at once, with `map`.
+data_of = attrgetter("data")
 
 
 @dataclass(slots=True)

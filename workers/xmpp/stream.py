@@ -10,7 +10,6 @@ Rules of this file: a handler either changes state, queues bytes and events, or 
 """
 
 from collections.abc import Callable, Mapping
-from operator import attrgetter
 from typing import Any
 
 from lxml import etree
@@ -30,7 +29,7 @@ from workers.xmpp.framing import Framing
 from workers.xmpp.managed import ManagedStream
 from workers.xmpp.management import Suspended
 from workers.xmpp.parser import Element, StreamFooter, StreamHeader
-from workers.xmpp.stanza import RefusedStanza, Stanza
+from workers.xmpp.stanza import RefusedStanza, Stanza, data_of
 from workers.xmpp.state import Parser, State, StreamConfig
 
 __all__ = ["Handlers", "Parser", "ServerStream", "State", "StreamConfig"]
@@ -38,7 +37,6 @@ __all__ = ["Handlers", "Parser", "ServerStream", "State", "StreamConfig"]
 # What a role makes of each nonza in each state. What is in no table is unexpected.
 Handlers = Mapping[tuple[State, str], Callable[[Any, etree._Element], None]]
 
-_DATA = attrgetter("data")
 _NO_PAIRS: frozenset[tuple[str, str]] = frozenset()
 
 
@@ -124,7 +122,7 @@ class ServerStream(ManagedStream):
         """
         if self.state is not State.ESTABLISHED or not self._may_send:
             raise LocalProtocolError(f"no stanzas are sent here, the stream is {self.state.name}")
-        self._out += map(_DATA, stanzas)
+        self._out += map(data_of, stanzas)
         if self.sent.enabled:
             self.sent.total += len(stanzas)
         else:
