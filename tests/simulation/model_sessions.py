@@ -13,6 +13,7 @@ from workers.gateway.failure import HopFailed
 from workers.gateway.judge import Proof
 from workers.gateway.negotiation import Negotiation
 from workers.gateway.public_listener import new_stream_id
+from workers.gateway.refusals import Refusals
 from workers.gateway.remote_source import RemoteSource
 from workers.gateway.router import Router
 from workers.gateway.session import SessionOwner, WebSocketSession
@@ -222,6 +223,7 @@ class ModelPublicListener:
         self.sources: set[Any] = set()
         self.errors: list[Any] = []
         self.is_accepting = True
+        self.refusals = Refusals(asyncio.get_running_loop().time)
 
     def stop(self) -> None:
         self.is_accepting = False
