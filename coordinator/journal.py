@@ -259,12 +259,7 @@ class Journal:
 
         Nothing more is written before `regain_contact`.
         """
-        waiting = list(self._waiting)
-        if self._flying is not None:
-            self._finished += self._deleting
-            self._finished += [number for number, _ in self._flying]  # perhaps executed
-            waiting[:0] = [record for _, taken in self._flying for record in taken]
-            self._flying = None
+        waiting = [*self._give_up_append(), *self._waiting]
         self._waiting.clear()
         self.waiting_bytes = 0
         for record in waiting:
@@ -277,6 +272,7 @@ class Journal:
         What is missing there is written again; `is_sealed`: others took what was there and will
         send it, so that is not written again.
         """
+        self._give_up_append()
         self._number = max(self._number, last or 0)
         if is_sealed or (last or 0) < self._confirmed:
             for record in self._unfinished:
@@ -287,6 +283,15 @@ class Journal:
         self._confirmed = last or 0
         self._waiting = deque(record for record in self._unfinished if record.entry is None)
         self.waiting_bytes = sum(record.size for record in self._waiting)
+
+    def _give_up_append(self) -> list[Record]:
+        """Nobody knows whether the append in flight, if any, was executed; returns its records."""
+        flying, self._flying = self._flying, None
+        if flying is None:
+            return []
+        self._finished += self._deleting
+        self._finished += [number for number, _ in flying]
+        return [record for _, taken in flying for record in taken]
 
     def _leave(self, entry: Entry) -> None:
         entry.unfinished -= 1

@@ -8,12 +8,14 @@ without this, 1000 stanzas a second of as many domains cost 40 % of their way mo
 (`loadtest/micro_journal.py`).
 
 Completions ride along with appends, or follow after `FLUSH_DELAY`. An append without an answer in
-`COMMAND_TIMEOUT` means that Redis is away: those who wait go on without, and what is unfinished is
-written when it is back.
+`COMMAND_TIMEOUT`, or an attempt to connect that fails, means that Redis is away: those who wait go
+on without, and what is unfinished is written when it is back. Whoever has not looked for `BELIEF`
+seconds, because it stood still, does not know, and looks first.
 """
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 
@@ -31,6 +33,7 @@ WANTED_BYTES = 4096
 HURRY_BYTES = 65536
 FLUSH_DELAY = 0.05
 RETRY_INTERVAL = 0.5  # seconds between two attempts to reach a lost Redis
+BELIEF = 2.0  # seconds; an attempt takes less, with its wait
 FINISH_TIMEOUT = 1.0
 
 
@@ -53,11 +56,16 @@ class JournalWriter:
         self._sent_at = 0.0
         self._late_looks = 0
         self._tried_at = 0.0
+        self._found_away_at = -math.inf
 
     @property
     def available(self) -> bool:
-        """Redis answers; else records are not kept, and their `on_kept(False)` says so."""
-        return self._link is not None
+        """Redis is not known to be away; if it is records are not kept, as `on_kept(False)` says"""
+        return self._link is not None or not self._is_away
+
+    @property
+    def _is_away(self) -> bool:
+        return time.monotonic() - self._found_away_at < BELIEF
 
     @property
     def bytes(self) -> int:
@@ -139,10 +147,11 @@ class JournalWriter:
             # In this order: a Cluster's client learns by commands which server has the key now.
             opened = await self._store.open_journal(self._worker)
             link = await self._store.link_journal(self._worker, self)
+            if link.is_closed:
+                raise StoreUnavailable("the connection is lost already")
         except StoreUnavailable as exc:
             log.debug("journal: %s", exc)
-            return
-        if link.is_closed:
+            self._tell_away()
             return
         if opened.is_sealed:
             log.warning("the journal was taken over by others while this worker was silent")
@@ -160,6 +169,9 @@ class JournalWriter:
         """The connection is gone, or the journal behind it is not what we know."""
         self._drop_link()
         self._lost.set()
+
+    def _tell_away(self) -> None:
+        self._found_away_at = time.monotonic()
         self._schedule(self._interval)
 
     def _drop_link(self) -> None:
@@ -203,7 +215,8 @@ class JournalWriter:
     def _turn(self) -> None:
         self._timer = None
         if self._link is None:
-            self._journal.lose_contact()
+            if self._is_away:
+                self._journal.lose_contact()
         elif (append := self._journal.next_append()) is not None:
             now = time.monotonic()
             if append.payload:
@@ -225,6 +238,7 @@ class JournalWriter:
         if self._late_looks * FLUSH_DELAY >= COMMAND_TIMEOUT:
             log.warning("the journal's append has had no answer for %g s", COMMAND_TIMEOUT)
             self.link_lost()
+            self._tell_away()
         elif self._journal.is_in_flight or self._journal.has_work:
             self._turn_now()
             self._keep_watch()

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from coordinator.config import Config
 from coordinator.config import Journal as JournalConfig
 from coordinator.embedded import EmbeddedRedis
 from coordinator.journal import Record
-from coordinator.journal_writer import JournalWriter
+from coordinator.journal_writer import BELIEF, JournalWriter
 from coordinator.routes import DomainPair
 from coordinator.store import Store, redis_url
 
@@ -303,6 +304,7 @@ async def test_a_worker_that_was_swept_learns_it_afterwards(
     await until(lambda: new.is_kept)
     assert await stored(store) == [[b"new"]]
     assert await store.journals() == [ONE]
+    assert told.words == [(b"taken", True), (b"new", True)]
 
 
 async def test_a_redis_that_stands_still_is_away_within_the_command_timeout(
@@ -317,6 +319,36 @@ async def test_a_redis_that_stands_still_is_away_within_the_command_timeout(
     assert loop.time() - started < 0.5
     await until(lambda: told.words[-1] == (b"1", True))
     assert await stored(store) == [[b"1"]]
+
+
+async def test_who_stood_still_looks_before_it_goes_on_without_redis(
+    store: Store, writer: JournalWriter, told: Told, redis: EmbeddedRedis
+):
+    assert redis.process
+    redis.process.send(signal.SIGSTOP)
+    writer.add(told.record(b"1"))
+    await until(lambda: told.words)
+    assert told.words == [(b"1", False)]
+    assert not writer.available
+    redis.process.send(signal.SIGCONT)
+    time.sleep(BELIEF)  # noqa: ASYNC251 - nothing of this process goes on meanwhile
+    assert writer.available
+    writer.add(told.record(b"2"))
+    await until(lambda: told.words[-1][0] == b"2")
+    assert told.words[1:] == [(b"1", True), (b"2", True)]
+
+
+async def test_who_stood_still_goes_on_without_redis_when_it_is_still_away(
+    writer: JournalWriter, told: Told, redis: EmbeddedRedis
+):
+    await redis.stop()
+    await until(lambda: not writer.available)
+    time.sleep(BELIEF)  # noqa: ASYNC251 - nothing of this process goes on meanwhile
+    assert writer.available
+    writer.add(told.record(b"1"))
+    await until(lambda: told.words)
+    assert told.words == [(b"1", False)]
+    assert not writer.available
 
 
 async def test_a_redis_that_was_stopped_holds_everything_once_and_in_order(
