@@ -210,6 +210,8 @@ class ModelRemoteConnector:
 class ModelRemoteSource(RemoteSource):
     """Believes in every certificate."""
 
+    _asker = "192.0.2.1"  # nobody stands between
+
     async def _prove(self, domain: str) -> tuple[Proof, str]:
         return Proof("PKIX", math.inf), ""
 
