@@ -108,21 +108,27 @@ class MessageParser:
 
     def _take_single(self, messages: Sequence[bytes], out: list[Element]) -> bool:
         """Take the only message if it is plain; False, and nothing done, if not."""
-        (message,) = messages
+        message, judge = messages[0], self._judge
         if (
             message[:1] != b"<"  # libxml2 would take a byte order mark
             or _RESTRICTED.search(message) is not None
-            or len(message) > self._judge.max_bytes
+            or len(message) > judge.max_bytes
         ):
             return False
         try:
             element = etree.fromstring(message, _PARSER)
         except etree.XMLSyntaxError:
             return False
-        if element.tag not in _PLAIN:
+        tag = element.tag
+        if tag not in _PLAIN:
             return False
         written = etree.tostring(element, encoding="utf-8")
-        self._take_all([element], [written], is_beyond_ascii(written), out)
+        has_odd_names = is_beyond_ascii(written)
+        name = STANZAS.get(tag)
+        if name and len(written) <= judge.plain_size and not has_odd_names:  # the common case
+            out.append(judge.stanza(element, name, written))
+        else:
+            self._take_all([element], [written], has_odd_names, out)
         return True
 
     def _parse_together(self, messages: Sequence[bytes], out: list[Element]) -> bool:

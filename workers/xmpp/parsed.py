@@ -200,7 +200,7 @@ class Judge:
         first = data[length : length + 6]
         if first != b"xmlns=" and not (first == b"xmlns:" and declares(data, b' xmlns="')):
             start += _DECLARATION
-        if self.lang and not declares(data, _LANG):
+        if self.lang and data.find(_LANG, 0, data.find(b">")) < 0:  # as `declares`, in line
             start += self.lang
         if len(start) > length:
             data = start + data[length:]

@@ -15,6 +15,7 @@ import re
 import secrets
 from codecs import BOM_UTF8
 from enum import IntEnum
+from operator import itemgetter
 
 from lxml import etree
 
@@ -54,6 +55,8 @@ _SECRET = f"r{secrets.token_hex(16)}"
 _SEPARATOR = _SECRET.encode()
 # What the serializer writes last if no text is behind the last child: in text it escapes `>`.
 _END_ALONE = b"></" + _SEPARATOR + b">"
+_BEFORE_END = 1 - len(_END_ALONE)
+_element_of = itemgetter(1)
 _MAX_PREFIXES = 16
 _MAX_DECLARATIONS = 1024
 # The last bytes that were read: longer than the beginning of a DTD that libxml2 may want to see
@@ -389,7 +392,9 @@ class StreamParser:
             if len(data) >= _REMEMBERED
             else (self._remembered + data)[-_REMEMBERED:]
         )
-        ended: list[etree._Element] = [each for _, each in parser.read_events()]  # type: ignore[misc]
+        ended: list[etree._Element] = list(map(_element_of, parser.read_events()))
+        if len(ended) == 1 and failure is None and self._take_lone(ended, out):
+            return
         children = list(root)
         # Compared by identity, in C: every event was of a child of the root and no child lacks one.
         if ended != children and ended != children[:-1]:
@@ -410,6 +415,46 @@ class StreamParser:
         elif self._suspect and not self._unfinished and data.endswith(_END_TAGS):
             self._attach()  # a new document, a new log
 
+    def _take_lone(self, ended: list[etree._Element], out: list[Element]) -> bool:
+        """Take the only child if it is complete and plain; False, and nothing done, if not.
+
+        As `_take_out` would, for a third less of what a stanza costs that comes alone.
+        """
+        root, judge, element = self._root, self._judge, ended[0]
+        tag = element.tag
+        if (
+            tag not in self.known
+            or len(root) != 1
+            or root[0] is not element
+            or root.text is not None
+            or self._suspect
+            or len(self._parser.feed_error_log) != self._log_size
+        ):
+            return False
+        # It needs no secret to be cut out.
+        written = etree.tostring(root, encoding="utf-8")
+        piece = written[self._root_size : _BEFORE_END]
+        if (
+            not written.endswith(_END_ALONE)
+            or len(piece) > judge.plain_size
+            or is_beyond_ascii(written)
+        ):
+            return False
+        if (name := self.stanzas.get(tag)) is None:
+            out.append(judge.nonza(element))
+        else:
+            for prefix, declaration in self._declarations:
+                if piece.rfind(prefix) >= 0:  # see `_judge_all`
+                    piece = _declare(piece, name, declaration)
+            out.append(judge.stanza(element, name, piece))
+        self._taken += 1
+        self._unfinished = False
+        self._pending_bytes = self._pending_tags = 0
+        ended.clear()
+        del element  # see `_take_out`
+        del root[:1]
+        return True
+
     def _take_out(
         self,
         ended: list[etree._Element],
@@ -429,15 +474,9 @@ class StreamParser:
         self._pending_bytes = self._pending_tags = 0
         if not ended:
             return failure
-        # One that comes alone needs no secret to be cut out: half of what a read costs otherwise.
-        is_alone = len(ended) == 1 and not self._unfinished
-        written = etree.tostring(root, encoding="utf-8") if is_alone else b""
-        if written.endswith(_END_ALONE):
-            pieces = [written[self._root_size : 1 - len(_END_ALONE)]]
-        else:
-            failure = self._set_apart(ended, failure)
-            written = etree.tostring(root, encoding="utf-8")
-            pieces = written[self._root_size :].split(_SEPARATOR)
+        failure = self._set_apart(ended, failure)
+        written = etree.tostring(root, encoding="utf-8")
+        pieces = written[self._root_size :].split(_SEPARATOR)
         count = len(ended)
         self._judge_all(ended, pieces, written, out)
         self._taken += count
