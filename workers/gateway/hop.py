@@ -22,7 +22,7 @@ from workers.gateway.bell import Bell
 from workers.gateway.failure import HopFailed
 from workers.gateway.flow import Batch, Failed
 from workers.gateway.isolation import Isolation
-from workers.gateway.outbox import Outbox
+from workers.gateway.outbox import Outbox, size_of
 from workers.gateway.pace import Pace, Pausable, QueueLimit
 from workers.gateway.patience import Patience
 from workers.gateway.recovery import Recovery
@@ -145,10 +145,12 @@ class Hop:
 
     def send(self, batch: Batch, source: Pausable | None = None) -> None:
         """Queue a batch and send it at once if the session is up and the peer reads."""
-        self.outbox.push(batch)
-        if batch.held:
-            batch.on_released = self._send_waiting
-        self._send_waiting()
+        session, outbox = self.session, self.outbox
+        if session is None or not self._send_past_queue(session, batch):
+            outbox.push(batch)
+            if batch.held:
+                batch.on_released = self._send_waiting
+            self._send_waiting()
         if source is not None and self._is_full():
             self._pace.hold(source)
 
@@ -156,6 +158,34 @@ class Hop:
         """Send what a former owner of the pair has left, before what waits here already."""
         self.outbox.push_old(batch)
         self._send_waiting()
+
+    def _send_past_queue(self, session: Session, batch: Batch) -> bool:
+        """Send a batch if nothing waits and nothing is special; False, and nothing done, if not.
+
+        As `_flush` would, which costs 1 µs a batch more.
+        """
+        outbox, stream = self.outbox, session.stream
+        if (
+            self._blocked
+            or batch.held
+            or batch.uncertain
+            or outbox.waiting_bytes
+            or stream.state is not State.ESTABLISHED
+            or self._isolation.is_careful
+        ):
+            return False
+        size = size_of(batch)
+        if size > min(PIECE, stream.peer_max_bytes or PIECE):
+            return False
+        if not outbox.unacknowledged:
+            self._asking.note_progress()
+        outbox.push_sent(batch, size)
+        self._asking.send(session, batch.stanzas, size)
+        self._asking.ask(session)
+        session.write()
+        if self._pace.held:
+            self._relieve_sources()
+        return True
 
     def _send_waiting(self) -> None:
         session = self.session
@@ -452,7 +482,7 @@ class Hop:
         return is_old and self._closes_when_idle()
 
     def _relieve_sources(self) -> None:
-        if self._pace and not self._is_full():
+        if self._pace.held and not self._is_full():
             self._pace.release()
 
     def _is_full(self) -> bool:

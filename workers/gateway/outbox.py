@@ -51,7 +51,17 @@ class Outbox:
         if self._waiting is NO_QUEUE:
             self._waiting, self._sent = deque(), deque()
         self._waiting.append(batch)
-        self.waiting_bytes += _size(batch)
+        self.waiting_bytes += size_of(batch)
+
+    def push_sent(self, batch: Batch, size: int) -> None:
+        """While nothing waits: as `push` and `take`. The batch is new, certain, of `size` bytes."""
+        if self._waiting is NO_QUEUE:
+            self._waiting, self._sent = deque(), deque()
+        self._sent.append(batch)
+        count = len(batch.stanzas)
+        self.unacknowledged += count
+        self.unmarked += count
+        self.unacknowledged_bytes += size
 
     def push_old(self, batch: Batch) -> None:
         """What came before all that waits, and is uncertain: only what is so, too, goes first."""
@@ -60,7 +70,7 @@ class Outbox:
             self.push(batch)
         else:
             self._waiting.insert(at, batch)
-            self.waiting_bytes += _size(batch)
+            self.waiting_bytes += size_of(batch)
 
     def shrink(self) -> None:
         """An empty outbox holds no queues: 1.5 KiB."""
@@ -81,17 +91,17 @@ class Outbox:
         while waiting and not waiting[0].held and taken < most:
             batch = waiting.popleft()
             if batch.uncertain:
-                self.waiting_bytes -= _size(batch)
+                self.waiting_bytes -= size_of(batch)
                 batch.stanzas = mark_late(batch)
-                self.waiting_bytes += _size(batch)
+                self.waiting_bytes += size_of(batch)
             stanzas += batch.stanzas
             self._sent.append(batch)
             if is_piece:
-                taken += _size(batch)
+                taken += size_of(batch)
         if not waiting:
             left = 0
         else:
-            left = self.waiting_bytes - taken if is_piece else sum(map(_size, waiting))
+            left = self.waiting_bytes - taken if is_piece else sum(map(size_of, waiting))
         self.unacknowledged_bytes += self.waiting_bytes - left
         self.waiting_bytes = left
         self.unacknowledged += len(stanzas)
@@ -102,7 +112,7 @@ class Outbox:
         """Like `take`, the first stanza alone."""
         self._separate_first()
         others, self._waiting = self._waiting, deque([self._waiting.popleft()])
-        others_bytes = self.waiting_bytes - _size(self._waiting[0])
+        others_bytes = self.waiting_bytes - size_of(self._waiting[0])
         self.waiting_bytes -= others_bytes
         stanzas = self.take(mark_late)
         self._waiting, self.waiting_bytes = others, others_bytes
@@ -112,7 +122,7 @@ class Outbox:
         """Take the first stanza that waits out of the outbox: it will not be sent any more."""
         self._separate_first()
         batch = self._waiting.popleft()
-        self.waiting_bytes -= _size(batch)
+        self.waiting_bytes -= size_of(batch)
         return [Failed(stanza, batch) for stanza in batch.stanzas]
 
     @property
@@ -224,7 +234,7 @@ class Outbox:
             self._sent = deque()
         self._barriers.clear()
         self.unacknowledged = self.unacknowledged_bytes = self.unmarked = 0
-        self.waiting_bytes = sum(_size(batch) for batch in self._waiting)
+        self.waiting_bytes = sum(size_of(batch) for batch in self._waiting)
 
     def remove_larger(self, limit: int) -> list[Failed]:
         """Take out of what waits the stanzas of more than `limit` bytes."""
@@ -237,7 +247,7 @@ class Outbox:
                 batch.stanzas = [s for s in batch.stanzas if len(s.data) <= limit]
         if failed:
             self._waiting = deque(batch for batch in self._waiting if batch.stanzas)
-        self.waiting_bytes = sum(_size(batch) for batch in self._waiting)
+        self.waiting_bytes = sum(size_of(batch) for batch in self._waiting)
         return failed
 
     def fail_all(self) -> list[Failed]:
@@ -255,7 +265,8 @@ class Outbox:
         return failed
 
 
-def _size(batch: Batch) -> int:
+def size_of(batch: Batch) -> int:
+    """The bytes of what is still to be sent or acknowledged."""
     return _bytes(batch.stanzas[batch.first :])
 
 

@@ -21,22 +21,19 @@ class QueueLimit:
 
 
 class Pace:
-    """The sources that one hop holds back; true while there are any."""
+    """The sources that one hop holds back."""
 
     def __init__(self) -> None:
-        self._held: list[Pausable] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._held)
+        self.held: list[Pausable] = []
 
     def hold(self, source: Pausable) -> None:
         """Pause a source, once."""
-        if source not in self._held:
+        if source not in self.held:
             source.pause()
-            self._held.append(source)
+            self.held.append(source)
 
     def release(self) -> None:
         """Let all go on. One that fills the hop again at once may be held again meanwhile."""
-        held, self._held = self._held, []
+        held, self.held = self.held, []
         for source in held:
             source.resume()

@@ -16,10 +16,10 @@ def test_a_source_is_held_once_and_released_once() -> None:
     pace, source = Pace(), Recorder()
     pace.hold(source)
     pace.hold(source)
-    assert pace
+    assert pace.held
     pace.release()
     pace.release()
-    assert not pace
+    assert not pace.held
     assert source.heard == ["pause", "resume"]
 
 
@@ -35,5 +35,5 @@ def test_a_source_that_fills_the_hop_while_it_resumes_stays_held() -> None:
     source = Eager()
     pace.hold(source)
     pace.release()
-    assert pace
+    assert pace.held
     assert source.heard == ["pause", "resume", "pause"]
