@@ -39,7 +39,7 @@ class Link:
         self.is_blocked = False
         self.is_closed = False
         self.on_progress: Callable[[Link], None] = lambda link: None
-        """The peer has acknowledged more, or reads again."""
+        """The peer has acknowledged more, or reads again, or the stream has ended."""
 
     def packed(self, messages: Sequence[bytes]) -> bytes:
         """Messages as they are written, with a request for acknowledgement behind them."""
@@ -67,6 +67,11 @@ class Link:
         if handled:
             self.acknowledged = int(handled[-1])
             self.on_progress(self)
+
+    def end(self) -> None:
+        """The connection is gone."""
+        self.is_closed = True
+        self.on_progress(self)
 
     def _say(self, nonza: bytes) -> None:
         raise NotImplementedError
@@ -115,7 +120,7 @@ class TcpLink(Link):
         self.channel.close()
 
     def closed(self, reason: str | None) -> None:
-        self.is_closed = True
+        self.end()
 
 
 class WebSocketLink(Link):
@@ -149,4 +154,4 @@ class WebSocketLink(Link):
     def pong_received(self, payload: bytes) -> None: ...
 
     def websocket_closed(self, code: int, reason: str) -> None:
-        self.is_closed = True
+        self.end()

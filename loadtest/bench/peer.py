@@ -126,7 +126,9 @@ class Peer:
 
     async def send_on(self, window: int) -> Answer:
         """Send what is prepared as fast as it is taken, while other orders are obeyed."""
-        Load(self._packets, rate=0, window=window).start()
+        load = Load(self._packets, rate=0, window=window)
+        load.finished.add_done_callback(_retrieve)
+        load.start()
         return {}
 
     async def arrived(self, within: float = 60) -> Answer:
@@ -157,6 +159,11 @@ class Peer:
     def _on_link(self, link: Link) -> None:
         link.tally = self._tally
         self._accepted.append(link)
+
+
+def _retrieve(finished: "asyncio.Future[None]") -> None:
+    if not finished.cancelled():
+        finished.exception()  # nobody waits for it
 
 
 def _write(path: Path, times: "array[float]") -> None:

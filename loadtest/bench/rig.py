@@ -79,6 +79,9 @@ class Rig(Ground):
             log_level="warning",
         )
         self.gateway.configure("limits", **_LIMITS)
+        # 10,000 sessions with traffic take more than the default: a worker that is replaced for it
+        # would end them all.
+        self.gateway.configure("gateway", max_worker_rss=0)
         self.gateway.configure('remote."*"', url=f"wss://{_REMOTE_HOST}/xmpp-s2s")
 
     async def _start(self) -> None:

@@ -37,7 +37,10 @@ def prepare(
 
 
 class Load:
-    """One run of prepared packets; `finished` is done when all are written and acknowledged."""
+    """One run of prepared packets; `finished` is done when all are written and acknowledged.
+
+    It fails with `ConnectionError` when a link ends before that.
+    """
 
     def __init__(self, packets: list[Packet], *, rate: float, window: int) -> None:
         self.count = sum(packet.count for packet in packets)
@@ -46,6 +49,8 @@ class Load:
         self._rate = rate
         self._window = window
         self._queues: dict[Link, deque[Packet]] = {}
+        self._busy: set[Link] = set()
+        """Links with something to write, or to be acknowledged where they have XEP-0198."""
         self._upcoming: Iterator[Packet] = iter(packets)
         for packet in packets:
             self._queues.setdefault(packet.link, deque())
@@ -64,9 +69,9 @@ class Load:
             return
         for packet in self._upcoming:
             self._queues[packet.link].append(packet)
+        self._busy.update(self._queues)
         for link in self._queues:
-            self._fill(link)
-        self._check()
+            self._on_progress(link)
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -80,16 +85,24 @@ class Load:
             for number in range(packet.first, packet.first + packet.count):
                 self.sent_at[number] = now
             self._queues[packet.link].append(packet)
-            self._fill(packet.link)
+            self._on_progress(packet.link)
         self._loop.call_later(TICK, self._tick)
 
     def _on_progress(self, link: Link) -> None:
         self._fill(link)
-        self._check()
+        if self._queues[link] or (link.manages and link.acknowledged < link.sent):
+            self._busy.add(link)
+            if link.is_closed and not self.finished.done():
+                self.finished.set_exception(
+                    ConnectionError(f"{link.sender} → {link.target} has ended")
+                )
+        else:
+            self._busy.discard(link)
+            self._check()
 
     def _fill(self, link: Link) -> None:
         queue = self._queues[link]
-        while queue and not link.is_blocked:
+        while queue and not (link.is_blocked or link.is_closed):
             packet = queue[0]
             outstanding = link.sent - link.acknowledged
             if link.manages and outstanding and outstanding + packet.count > self._window:
@@ -98,10 +111,6 @@ class Load:
             link.write(packet.data, packet.count)
 
     def _check(self) -> None:
-        """Done when nothing is left to write and every link with XEP-0198 has all acknowledged."""
-        if self.finished.done() or (self._rate and self._due < self.count):
-            return
-        for link, queue in self._queues.items():
-            if queue or (link.manages and link.acknowledged < link.sent):
-                return
-        self.finished.set_result(None)
+        """Done when nothing is left to write or to be acknowledged."""
+        if not (self._busy or self.finished.done() or (self._rate and self._due < self.count)):
+            self.finished.set_result(None)

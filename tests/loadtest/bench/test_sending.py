@@ -88,3 +88,15 @@ async def test_stanzas_are_dealt_to_all_links(ends: Ends) -> None:
     first, _ = await ends.open(websocket=True)
     packets = prepare([first, first], 10, 4)
     assert [(packet.first, packet.count) for packet in packets] == [(0, 4), (4, 4), (8, 2)]
+
+
+@pytest.mark.parametrize("websocket", [True, False])
+async def test_a_link_that_ends_fails_what_was_to_be_sent(ends: Ends, websocket: bool) -> None:
+    sender, sink = await ends.open(websocket=websocket)
+    ends.links.clear()
+    sink.channel.pause_reading()
+    load = Load(prepare([sender], 20_000, 16), rate=0, window=1 << 30)
+    load.start()
+    sink.channel.abort()
+    with pytest.raises(ConnectionError, match="has ended"):
+        await asyncio.wait_for(load.finished, 10)
