@@ -32,7 +32,8 @@ from websockets.uri import parse_uri
 from workers.gateway.channel import Channel
 from workers.gateway.forwarded import TrustedProxies
 from workers.gateway.websocket import SUBPROTOCOL, WebSocket
-from workers.gateway.websocket_handshake import AcceptedWebSocket, ConnectedWebSocket, Endpoint
+from workers.gateway.websocket_accept import AcceptedWebSocket, Endpoint
+from workers.gateway.websocket_connect import ConnectedWebSocket
 
 VERSION = "25.10.1"
 HOME = Path(".autobahn")

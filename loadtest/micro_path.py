@@ -39,7 +39,8 @@ from workers.gateway.router import Router
 from workers.gateway.session import Session, SessionOwner, TcpSession, WebSocketSession
 from workers.gateway.tls import client_context, server_context
 from workers.gateway.tls_engine import TLSEngine
-from workers.gateway.websocket_handshake import AcceptedWebSocket, ConnectedWebSocket, Endpoint
+from workers.gateway.websocket_accept import AcceptedWebSocket, Endpoint
+from workers.gateway.websocket_connect import ConnectedWebSocket
 from workers.xmpp import elements, sasl
 from workers.xmpp.events import StreamOpened
 from workers.xmpp.framing import StreamFraming, WebSocketFraming

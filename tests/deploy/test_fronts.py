@@ -22,7 +22,7 @@ from tests.workers.gateway.wire_bench import RecordingWebSocketOwner
 from workers.gateway.certificates import load_pair
 from workers.gateway.forwarded import TrustedProxies
 from workers.gateway.tls import server_context
-from workers.gateway.websocket_handshake import AcceptedWebSocket, Endpoint, serve
+from workers.gateway.websocket_accept import AcceptedWebSocket, Endpoint, serve
 
 HOST, PEER = "gw.capulet.example", "montague.example"
 # What a peer may say that wants to be somebody else.

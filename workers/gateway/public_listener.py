@@ -28,7 +28,7 @@ from workers.gateway.router import Router
 from workers.gateway.session import WebSocketSession
 from workers.gateway.siblings import Siblings
 from workers.gateway.tls import OwnCertificates
-from workers.gateway.websocket_handshake import AcceptedWebSocket, Endpoint
+from workers.gateway.websocket_accept import AcceptedWebSocket, Endpoint
 from workers.xmpp.framing import WebSocketFraming
 from workers.xmpp.parser import MessageParser
 from workers.xmpp.receiving import ReceivingStream

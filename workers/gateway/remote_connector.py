@@ -27,7 +27,7 @@ from workers.gateway.negotiation import Negotiation, SeeOtherUri
 from workers.gateway.racing import STAGGER, NotConnected, connect_any
 from workers.gateway.session import SessionOwner, WebSocketSession
 from workers.gateway.tls import OwnCertificates, client_context
-from workers.gateway.websocket_handshake import WebSocketFailed, connect
+from workers.gateway.websocket_connect import WebSocketFailed, connect
 from workers.xmpp.framing import WebSocketFraming
 from workers.xmpp.initiating import InitiatingStream
 from workers.xmpp.management import Suspended

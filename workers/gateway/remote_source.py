@@ -10,7 +10,7 @@ from workers.gateway.bell import Bell
 from workers.gateway.hop import Hop
 from workers.gateway.judged_source import JudgedSource
 from workers.gateway.session import Session, WebSocketSession
-from workers.gateway.websocket_handshake import AcceptedWebSocket
+from workers.gateway.websocket_accept import AcceptedWebSocket
 from workers.xmpp.errors import StreamCondition
 from workers.xmpp.events import (
     AckRequested,

@@ -1,7 +1,7 @@
 """A WebSocket on a channel after the opening handshake: messages, ping, close (RFC 6455).
 
 Whole text frames are cut and written by hand; every other frame goes through `websockets`' sans-I/O
-protocol, which is the judge of what is legal. `websocket_handshake.py` has the two roles' openings.
+protocol, which is the judge of what is legal. How they open: `websocket_handshake.py`.
 """
 
 import asyncio

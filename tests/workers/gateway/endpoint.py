@@ -8,7 +8,7 @@ from coordinator.config import Limits
 from workers.gateway.certificates import load_pair
 from workers.gateway.session import WebSocketSession
 from workers.gateway.tls import server_context
-from workers.gateway.websocket_handshake import Endpoint, serve
+from workers.gateway.websocket_accept import Endpoint, serve
 from workers.xmpp.events import DialbackKeyReceived, StreamOpened
 from workers.xmpp.framing import WebSocketFraming
 from workers.xmpp.parser import MessageParser

@@ -42,7 +42,7 @@ from workers.gateway.router import Router
 from workers.gateway.session import Session, TcpSession, WebSocketSession
 from workers.gateway.siblings import Siblings
 from workers.gateway.tls import LeafContexts, OwnCertificates, client_context, server_context
-from workers.gateway.websocket_handshake import connect
+from workers.gateway.websocket_connect import connect
 from workers.xmpp.events import Event, StanzasReceived, VerifyAnswered
 from workers.xmpp.framing import StreamFraming, WebSocketFraming
 from workers.xmpp.initiating import InitiatingStream

@@ -11,7 +11,8 @@ from coordinator.config import Limits
 from workers.gateway.forwarded import TrustedProxies
 from workers.gateway.negotiation import Negotiation
 from workers.gateway.session import Session, SessionOwner, TcpSession, WebSocketSession
-from workers.gateway.websocket_handshake import AcceptedWebSocket, Endpoint, connect
+from workers.gateway.websocket_accept import AcceptedWebSocket, Endpoint
+from workers.gateway.websocket_connect import connect
 from workers.xmpp.events import (
     DialbackKeyReceived,
     Event,

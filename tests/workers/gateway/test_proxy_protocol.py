@@ -20,7 +20,7 @@ from workers.gateway.refusals import Refusals
 from workers.gateway.tls import client_context, server_context
 from workers.gateway.tls_engine import TLSEngine
 from workers.gateway.turns import Turns
-from workers.gateway.websocket_handshake import AcceptedWebSocket, Endpoint
+from workers.gateway.websocket_accept import AcceptedWebSocket, Endpoint
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 SERVER, CLIENT = mint("gw.example"), mint("a.example")

@@ -9,7 +9,8 @@ from tests.workers.gateway.session_bench import LOCAL, REMOTE, message, on_quiet
 from workers.gateway.failure import HopFailed
 from workers.gateway.public_listener import new_stream_id
 from workers.gateway.session import WebSocketSession
-from workers.gateway.websocket_handshake import AcceptedWebSocket, WebSocketFailed
+from workers.gateway.websocket_accept import AcceptedWebSocket
+from workers.gateway.websocket_connect import WebSocketFailed
 
 
 @on_quiet_loop

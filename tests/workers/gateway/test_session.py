@@ -11,7 +11,7 @@ from workers.gateway.allowance import Allowance
 from workers.gateway.failure import HopFailed
 from workers.gateway.negotiation import Negotiation
 from workers.gateway.session import WRITE_STEP, Session, WebSocketSession
-from workers.gateway.websocket_handshake import connect
+from workers.gateway.websocket_connect import connect
 from workers.xmpp.events import Acknowledged, DialbackKeyReceived, Event
 from workers.xmpp.framing import WebSocketFraming
 from workers.xmpp.initiating import InitiatingStream

@@ -1,4 +1,4 @@
-"""Who may open a WebSocket; the answers on the wire are in test_websocket_handshake.py."""
+"""Who may open a WebSocket; the answers on the wire are in test_websocket_accept.py."""
 
 from http import HTTPStatus
 

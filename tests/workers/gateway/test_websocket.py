@@ -28,7 +28,8 @@ from workers.gateway.forwarded import TrustedProxies
 from workers.gateway.frames import text_frames
 from workers.gateway.tls import client_context, server_context
 from workers.gateway.websocket import MAX_FRAMES, WebSocket
-from workers.gateway.websocket_handshake import AcceptedWebSocket, Endpoint, connect, serve
+from workers.gateway.websocket_accept import AcceptedWebSocket, Endpoint, serve
+from workers.gateway.websocket_connect import connect
 
 SERVER_PEM = mint_pem(["gw.example"])
 SERVER = mint("gw.example")
