@@ -54,12 +54,14 @@ class Bucket:
         return self._paid_until <= now - self._burst
 
 
-class Latest:
-    """Which of the owners has sent last, and since when no other has."""
+class Owners:
+    """Which of the owners has sent last, since when no other has, and who must be remembered."""
 
-    __slots__ = ("owner", "since")
+    __slots__ = ("owner", "remembered", "since")
 
     def __init__(self) -> None:
+        self.remembered: set[Allowance] = set()
+        """Their sessions may be gone: whoever comes again has no new allowance."""
         self.owner: Allowance | None = None
         self.since = float("-inf")
 
@@ -67,19 +69,19 @@ class Latest:
 class Allowance:
     """What the sessions of one remote owner may send together: bytes, stanzas and new names."""
 
-    __slots__ = ("__weakref__", "_bytes", "_latest", "_names", "_stanzas")
+    __slots__ = ("__weakref__", "_bytes", "_names", "_owners", "_stanzas")
 
     def __init__(
         self,
         bytes_per_second: float,
         stanzas_per_second: float,
         names_per_hour: float = 0,
-        latest: Latest | None = None,
+        owners: Owners | None = None,
     ) -> None:
         self._bytes = Bucket(bytes_per_second)
         self._stanzas = Bucket(stanzas_per_second)
         self._names = Bucket(names_per_hour / HOUR, burst=HOUR, debt=LONGEST_DEBT)
-        self._latest = latest or Latest()
+        self._owners = owners or Owners()
 
     def set_limits(self, limits: Limits) -> None:
         """Those that hold from now on."""
@@ -92,12 +94,16 @@ class Allowance:
 
         Asked at each read: the number of owners must not matter.
         """
-        latest = self._latest
-        if latest.owner is not self:
-            if latest.owner is not None:
-                latest.since = now
-            latest.owner = self
-        return now - latest.since > COMPANY
+        owners = self._owners
+        if owners.owner is not self:
+            if owners.owner is not None:
+                owners.since = now
+            owners.owner = self
+        return now - owners.since > COMPANY
+
+    def remember(self) -> None:
+        """A session has ended, and what it has used up counts for the next."""
+        self._owners.remembered.add(self)
 
     def take(self, size: int, stanzas: int, now: float) -> float:
         """One read of a session; returns for how many seconds it should not read, 0.0 mostly."""
@@ -120,9 +126,7 @@ class Allowances:
     def __init__(self, limits: Callable[[], Limits]) -> None:
         self._limits = limits
         self._all: WeakValueDictionary[str, Allowance] = WeakValueDictionary()
-        self._used: list[Allowance] = []
-        """Kept when the sessions are gone: whoever comes again has no new one."""
-        self._latest = Latest()
+        self._owners = Owners()
 
     def of(self, domain: str) -> Allowance:
         """The domain's, which all domains of the same site share."""
@@ -134,10 +138,10 @@ class Allowances:
                 limits.bytes_per_second,
                 limits.stanzas_per_second,
                 limits.names_per_hour,
-                self._latest,
+                self._owners,
             )
             self._all[site] = found
-            self._used.append(found)
+            found.remember()
         return found
 
     def reload(self) -> None:
@@ -146,4 +150,6 @@ class Allowances:
             each.set_limits(self._limits())
 
     def each_second(self, now: float) -> None:
-        self._used = [each for each in self._all.values() if not each.is_full(now)]
+        """Forget whose allowance is as good as new; whoever has a session has it by that."""
+        remembered = self._owners.remembered
+        remembered -= {each for each in remembered if each.is_full(now)}

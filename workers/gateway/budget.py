@@ -87,10 +87,7 @@ class Budget:
 
     def _look_at_queues(self) -> None:
         limits, limit = self._config.limits, self._router.queue_limit
-        held = sum(
-            hop.outbox.waiting_bytes + hop.outbox.unacknowledged_bytes
-            for _, hop in self._router.hops()
-        )
+        held = sum(outbox.waiting_bytes + outbox.unacknowledged_bytes for outbox in limit.busy)
         if held > limits.queues_bytes and limit.bytes > LEAST_QUEUE:
             limit.bytes = max(limit.bytes // 2, LEAST_QUEUE)
             log.warning("%d bytes wait in queues: each may hold %d now", held, limit.bytes)

@@ -169,7 +169,9 @@ class Origin:
         *,
         kind: Kind = "out",
         journal: JournalPort | None = None,
+        busy: "set[Origin] | None" = None,
     ) -> None:
+        """It is in `busy` while it holds anything; `rest` takes it out."""
         self.counters = counters
         self.kind: Kind = kind
         self.resendable = False
@@ -185,6 +187,7 @@ class Origin:
         """Stanzas accepted so far."""
         self._on_handled = on_handled
         self._journal = journal
+        self._busy: set[Origin] = set() if busy is None else busy
         self._pending = self._unreported = self._ring = NO_QUEUE
         """Batches that only the previous hop's ring can send again, and some that are done."""
         self._exposed = 0
@@ -217,6 +220,7 @@ class Origin:
             batch.flight = IN_FLIGHT_RESENDABLE
         if self._pending is NO_QUEUE:
             self._pending, self._unreported, self._ring = deque(), deque(), deque()
+            self._busy.add(self)
         self._pending.append(batch)
         self._unreported.append(batch)
         self.accepted += batch.size
@@ -270,17 +274,16 @@ class Origin:
         self.counters[REPLAYED] += count
 
     def journal_old(self, now: float) -> None:
-        """Call each second: what the previous hop's ring has held for too long is journaled.
-
-        An origin of which nothing is under way holds no queues: 2 KiB.
-        """
-        if not self._pending:
-            if self._pending is not NO_QUEUE and not self._unreported:
-                self._pending = self._unreported = self._ring = NO_QUEUE
-            return
+        """Call each second: what the previous hop's ring has held for too long is journaled."""
         ring = self._ring
         while ring and now - ring[0].accepted_at > MAX_UNACKNOWLEDGED_AGE:
             self._keep_exposed(ring.popleft())
+
+    def rest(self) -> None:
+        """Hold no queues, which take 2 KiB, if nothing is under way and all of it is told."""
+        if not self._pending and (self.lost or not self._unreported):
+            self._pending = self._unreported = self._ring = NO_QUEUE
+            self._busy.discard(self)
 
     def keep_all(self) -> None:
         """The previous hop may soon be asked what it must send again: the journal takes over."""

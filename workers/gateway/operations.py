@@ -51,9 +51,8 @@ class Operations:
 
     def count(self) -> int:
         """How many sessions there are, of all kinds."""
-        hops = sum(1 for _ in self._router.hops())
-        public = sum(1 for source in self._public.sources if source.pairs)
-        return hops + public + len(self._local.sources) + len(self._local.splices)
+        local = len(self._local.sources) + len(self._local.splices)
+        return self._router.hop_count + self._public.authenticated + local
 
     def sessions(self) -> Iterator[Session]:
         """All that are open."""

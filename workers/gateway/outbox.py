@@ -20,7 +20,9 @@ class _Barrier:
 class Outbox:
     """What waits for a next hop, and what it has been sent and not acknowledged."""
 
-    def __init__(self) -> None:
+    def __init__(self, busy: "set[Outbox] | None" = None) -> None:
+        """It is in `busy` from the first stanza on, until `shrink` or `fail_all` finds it empty."""
+        self._busy: set[Outbox] = set() if busy is None else busy
         self._waiting = self._sent = NO_QUEUE
         self._barriers: list[_Barrier] = []
         self.waiting_bytes = 0
@@ -49,14 +51,14 @@ class Outbox:
 
     def push(self, batch: Batch) -> None:
         if self._waiting is NO_QUEUE:
-            self._waiting, self._sent = deque(), deque()
+            self._grow()
         self._waiting.append(batch)
         self.waiting_bytes += size_of(batch)
 
     def push_sent(self, batch: Batch, size: int) -> None:
         """While nothing waits: as `push` and `take`. The batch is new, certain, of `size` bytes."""
         if self._waiting is NO_QUEUE:
-            self._waiting, self._sent = deque(), deque()
+            self._grow()
         self._sent.append(batch)
         count = len(batch.stanzas)
         self.unacknowledged += count
@@ -72,10 +74,15 @@ class Outbox:
             self._waiting.insert(at, batch)
             self.waiting_bytes += size_of(batch)
 
+    def _grow(self) -> None:
+        self._waiting, self._sent = deque(), deque()
+        self._busy.add(self)
+
     def shrink(self) -> None:
         """An empty outbox holds no queues: 1.5 KiB."""
         if not self:
             self._waiting = self._sent = NO_QUEUE
+            self._busy.discard(self)
 
     def take(
         self, mark_late: Callable[[Batch], list[Stanza]], most: int = sys.maxsize
@@ -259,6 +266,7 @@ class Outbox:
             for stanza in batch.stanzas[batch.first :]
         ]
         self._waiting = self._sent = NO_QUEUE
+        self._busy.discard(self)
         self._barriers.clear()
         self.waiting_bytes = self.unacknowledged_bytes = 0
         self.unacknowledged = self.unmarked = 0

@@ -1,6 +1,9 @@
 """Holding back the sources of a hop that is full: TCP then holds back whoever sends to them."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from workers.gateway.outbox import Outbox
 
 
 class Pausable(Protocol):
@@ -14,10 +17,12 @@ class Pausable(Protocol):
 class QueueLimit:
     """How many bytes may wait in one hop, the same for all: less while all of them hold much."""
 
-    __slots__ = ("bytes",)
+    __slots__ = ("busy", "bytes")
 
     def __init__(self, bytes: int) -> None:
         self.bytes = bytes
+        self.busy: set[Outbox] = set()
+        """The hops' outboxes in which something is, or was a moment ago."""
 
 
 class Pace:

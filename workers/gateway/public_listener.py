@@ -58,6 +58,8 @@ class PublicListener:
         self.on_way_back: Callable[[str, int], None] = lambda domain, change: None
         """Told of each session of a domain that begins (1) or ends (-1) to go both ways."""
         self.sources: set[RemoteSource] = set()
+        self.authenticated = 0
+        """How many of them have proved a domain."""
         self.errors: deque[dict[str, Any]] = deque(maxlen=MAX_ERRORS)
         self.resumptions = Resumptions()
         clock = asyncio.get_running_loop().time
@@ -147,6 +149,7 @@ class PublicListener:
     def source_authenticated(self, source: RemoteSource, domain: str) -> None:
         """The source has proved its first domain."""
         self._by_domain.setdefault(domain, set()).add(source)
+        self.authenticated += 1
 
     def has_too_many(self, domain: str) -> bool:
         """The domain has all sessions that it may open; those that are lost do not count."""
@@ -158,8 +161,10 @@ class PublicListener:
         """The source has ended, or another goes on with its session."""
         self.sources.discard(source)
         domain = source.session.stream.sender
-        if (sources := self._by_domain.get(domain)) is not None:
-            sources.discard(source)
+        sources = self._by_domain.get(domain)
+        if sources is not None and source in sources:
+            sources.remove(source)
+            self.authenticated -= 1
             if not sources:
                 del self._by_domain[domain]
 

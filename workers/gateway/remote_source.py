@@ -150,6 +150,11 @@ class RemoteSource(JudgedSource):
         if self.way_back is not None:
             self.way_back.on_event(self.session, event)
 
+    def _on_handled(self, count: int) -> None:
+        super()._on_handled(count)
+        if kept := self.session.stream.resumption_id:
+            self._listener.resumptions.note_progress(kept)
+
     # Lost, resumed or over.
 
     def new_resumption_id(self) -> str:

@@ -51,6 +51,7 @@ class Router:
         self.barrier_tag = ""
         """How pings towards the local server name this worker; see `barrier_tag` in hop.py."""
         self.origins: set[Origin] = set()
+        """Those of which something is under way, or was a moment ago."""
         self._config = config
         self._remote_connector = remote_connector
         self._local_connector = local_connector
@@ -143,9 +144,7 @@ class Router:
     def new_origin(self, kind: Kind, on_handled: Callable[[int], None]) -> Origin:
         """The bookkeeping of a new source of stanzas to remotes ("out") or from them ("in")."""
         counters = self.account.outbound if kind == "out" else self.account.inbound
-        origin = Origin(counters, on_handled, kind=kind, journal=self.journal)
-        self.origins.add(origin)
-        return origin
+        return Origin(counters, on_handled, kind=kind, journal=self.journal, busy=self.origins)
 
     @property
     def is_full(self) -> bool:
@@ -153,11 +152,15 @@ class Router:
         return self.journal is not None and self.journal.is_full
 
     def each_second(self) -> None:
-        """Mend the counts, and let nothing wait too long in a previous hop's memory."""
+        """Mend the counts, and let nothing wait too long in a previous hop's memory.
+
+        What it costs depends on what is under way, not on how many sessions there are.
+        """
         self.recount()
         now = asyncio.get_running_loop().time()
-        for origin in self.origins:
+        for origin in tuple(self.origins):
             origin.journal_old(now)
+            origin.rest()
         if self.journal is not None:
             self.journal.each_second()
         self.requests.forget_old(now)
@@ -168,13 +171,17 @@ class Router:
         hop = self._local.get(pair)
         return hop is not None and hop.barrier_answered(token)
 
+    @property
+    def hop_count(self) -> int:
+        return len(self._remote) + len(self._local)
+
     def hops(self) -> Iterator[tuple[str, Hop]]:
         """All hops with their direction."""
         yield from (("outbound", hop) for hop in self._remote.values())
         yield from (("local", hop) for hop in self._local.values())
 
     def recount(self) -> None:
-        """Write what is in flight as the queues have it, and forget origins that are done."""
+        """Write what is in flight as the queues have it."""
         for counters in (self.account.outbound, self.account.inbound):
             ours = resendable = 0
             for origin in self.origins:
@@ -191,7 +198,6 @@ class Router:
                     resendable,
                 )
             counters[IN_FLIGHT_OURS], counters[IN_FLIGHT_RESENDABLE] = ours, resendable
-        self.origins = {o for o in self.origins if not o.lost or o.in_flight}
 
     async def drain(self, timeout: float) -> None:
         """Let every hop deliver what it holds and close in order; cut what is left at the end."""

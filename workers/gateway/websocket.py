@@ -274,6 +274,8 @@ class WebSocket:
         self._protocol.receive_eof()
         self._protocol.data_to_send()
         self._tell_closed(1006, reason or "the connection ended without a Close frame")
+        if self.meter is not None:
+            self.meter.remember()
         self._buffer.clear()
         self._message.clear()
         self.owner = None

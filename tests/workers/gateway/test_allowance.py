@@ -61,6 +61,17 @@ def test_who_comes_again_finds_what_it_has_used() -> None:
     assert allowances.of("evil.example").take(0, 0, 101.0) > 90.0
 
 
+def test_what_a_session_has_used_is_remembered_when_it_ends() -> None:
+    allowances = Allowances(lambda: Limits(stanzas_per_second=10))
+    used = allowances.of("evil.example")
+    allowances.each_second(100.0)  # nothing is to be remembered of it yet
+    used.take(0, 1000, 100.0)
+    used.remember()
+    del used
+    allowances.each_second(101.0)
+    assert allowances.of("evil.example").take(0, 0, 101.0) > 90.0
+
+
 def test_who_was_quiet_for_long_is_forgotten_unless_it_is_still_there() -> None:
     allowances = Allowances(Limits)
     held = allowances.of("held.example")

@@ -249,6 +249,26 @@ async def test_closing_while_connecting_with_nothing_to_send_does_not_hang(scene
 
 
 @on_quiet_loop
+async def test_a_hop_is_looked_after_only_while_there_is_something_to_look_after(
+    scene: HopScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hop_module, "ASK_INTERVAL", 0.02)
+    await scene.far.serve_tcp()
+    hop = scene.start_hop(limits=Limits(idle_timeout=0.05))
+    hop.users = 1
+    await hop.wait_open()
+    await until(lambda: hop._timer is None)
+    scene.far.handles = False
+    scene.send(message("1"))
+    await until(lambda: scene.far.got)
+    assert hop._timer is not None
+    scene.far.sessions[0].mark_handled(1)
+    await until(lambda: hop._timer is None)
+    hop.leave()
+    await until(lambda: scene.ended)
+
+
+@on_quiet_loop
 async def test_an_unused_hop_is_closed_in_order(
     scene: HopScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

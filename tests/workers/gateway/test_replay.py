@@ -32,7 +32,7 @@ async def test_messages_go_on_in_their_order_and_marked_late(gateway: GatewaySce
     assert all(b"urn:xmpp:delay" in stanza.data for stanza in gateway.remote.got)
     await until(lambda: gateway.ledger("outbound")["acknowledged"] == 3)
     assert gateway.ledger("outbound")["accepted"] == gateway.ledger("outbound")["replayed"] == 3
-    gateway.router.recount()
+    gateway.router.each_second()
     assert not gateway.router.origins
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator.accounts import IN_FLIGHT_OURS
+from coordinator.accounts import ACKNOWLEDGED, IN_FLIGHT_OURS
 from coordinator.routes import DomainPair
 from tests.workers.gateway.gateway_bench import PAIR, GatewayScene
 from tests.workers.gateway.session_bench import LOCAL, REMOTE, message, on_quiet_loop, until
@@ -97,14 +97,20 @@ async def test_recounting_forgets_origins_that_are_done_and_mends_the_ledger(
     await gateway.start()
     router = gateway.router
     done, live = (router.new_origin("in", lambda count: None) for _ in "ab")
+    batches = [origin.accept([message("1")]) for origin in (done, live)]
+    assert router.origins == {done, live}
     done.lose()
-    router.recount()
+    done.settle(batches[0], 1, ACKNOWLEDGED)
+    router.each_second()
     assert router.origins == {live}
     assert not caplog.records
     gateway.account.inbound[IN_FLIGHT_OURS] += 5
     router.recount()
-    assert gateway.account.inbound[IN_FLIGHT_OURS] == 0
-    assert "in flight 5+0" in caplog.text
+    assert gateway.account.inbound[IN_FLIGHT_OURS] == 1
+    assert "in flight 6+0" in caplog.text
+    live.settle(batches[1], 1, ACKNOWLEDGED)
+    router.each_second()
+    assert not router.origins
 
 
 @on_quiet_loop
