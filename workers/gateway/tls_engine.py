@@ -15,6 +15,7 @@ from OpenSSL import SSL
 from OpenSSL._util import ffi, lib
 
 from workers.gateway.certificates import KeyPair
+from workers.gateway.peer_certificates import parse_chain, take_chain
 
 _NULL = ffi.NULL
 _chars = ffi.typeof("char[]")
@@ -59,6 +60,7 @@ class TLSEngine:
         "_has_leaf",
         "_is_new",
         "_is_swollen",
+        "_peer_chain",
         "established",
         "outgoing",
         "peer_closed",
@@ -77,6 +79,7 @@ class TLSEngine:
         """What `data_to_send` takes."""
         self.established = self._is_swollen = False
         self._is_new = True
+        self._peer_chain: tuple[bytes, ...] = ()
         self.peer_closed = False
         self.record_sizes: tuple[int, ...] = ()
         """Of the records in what `receive` returned last, if they were several."""
@@ -99,6 +102,7 @@ class TLSEngine:
             finally:
                 self._collect()
             self.established = self._is_swollen = True
+            self._peer_chain = take_chain(self._connection._ssl)
             if self._has_leaf:
                 # OpenSSL then holds its certificate and key no longer: 7 KiB.
                 self._connection.set_context(_WITHOUT_CERTIFICATE)
@@ -223,15 +227,7 @@ class TLSEngine:
 
     def peer_chain(self) -> list[x509.Certificate]:
         """The certificates the peer presented, leaf first, unverified; empty when it has none."""
-        try:
-            leaf = self._connection.get_peer_certificate(as_cryptography=True)
-            chain = self._connection.get_peer_cert_chain(as_cryptography=True) or []
-        except (ValueError, x509.InvalidVersion):
-            return []  # not DER that cryptography accepts: the same as having none
-        if leaf is None:
-            return []
-        # OpenSSL gives clients the chain with the leaf and servers the chain without it.
-        return [leaf, *(certificate for certificate in chain if certificate != leaf)]
+        return parse_chain(self._peer_chain)
 
     def summary(self) -> str:
         """Protocol version and cipher, such as `TLSv1.3 TLS_AES_256_GCM_SHA384`."""
