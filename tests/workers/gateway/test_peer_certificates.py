@@ -96,7 +96,7 @@ def test_openssl_holds_no_certificate_of_the_peer(version: int) -> None:
         assert held
         for certificate in held:
             assert certificate is not None
-            with pytest.raises(UnsupportedAlgorithm, match=r"1\.2\.3"):
+            with pytest.raises(UnsupportedAlgorithm, match=r"1\.2$"):
                 certificate.to_cryptography().public_key()
 
 
