@@ -1,48 +1,40 @@
-"""Ends a session when the certificate that proves its peer lapses (RFC 6120 §13.7.2.3)."""
+"""Ends a session when the certificate that proves its peer lapses (RFC 6120 §13.7.2.3).
+
+Certificates last for weeks: a timer for each session would take 0.8 KiB for nothing. So `Idleness`
+has a look at each session now and then, and a timer runs only when the end is near.
+"""
 
 import asyncio
-import math
 import time
+from weakref import ref
 
 from workers.gateway.session import Session
 
-# How often, in seconds, it is looked at the clock, which may be set.
-INTERVAL = 600.0
+SOON = 60.0
+"""Seconds: more than pass between two looks."""
 REASON = "the certificate of the peer has expired"
 
 
-class Expiry:
-    """Watches over one session, at no cost while nothing is to be watched."""
+def end_by(session: Session, not_after: float) -> None:
+    """Let the session go on no longer than until this POSIX time; the earliest one counts."""
+    session.proved_until = min(session.proved_until, not_after)
+    end_in_time(session)
 
-    __slots__ = ("_not_after", "_timer", "session")
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self._not_after = math.inf
-        self._timer: asyncio.TimerHandle | None = None
-
-    def end_by(self, not_after: float) -> None:
-        """Let the session go on no longer than until this POSIX time; the earliest one counts."""
-        session = self.session
-        if session.ended:
-            return
-        if self._timer is None:
-            session.closed_future.add_done_callback(self._cancel)
-        self._not_after = min(self._not_after, not_after)
-        self._cancel(None)
-        self._look()
-
-    def _look(self) -> None:
-        left = self._not_after - time.time()
-        if left > 0:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(min(left, INTERVAL), self._look)
-            return
-        session = self.session
+def end_in_time(session: Session) -> None:
+    """End the session if its time is over, or as soon as it is."""
+    if session.ended:
+        return
+    left = session.proved_until - time.time()
+    if left <= 0:
         session.reason = session.reason or REASON
         session.stream.lapse()
         session.pump()
+    elif left < SOON:
+        # Whoever sets the clock meanwhile is noticed by the next look. Several timers do no harm.
+        asyncio.get_running_loop().call_later(left, _look_again, ref(session))
 
-    def _cancel(self, _ended: object) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+
+def _look_again(session: ref[Session]) -> None:
+    if (found := session()) is not None:
+        end_in_time(found)

@@ -1,11 +1,12 @@
 """Sessions on which nothing goes on give up what only traffic needs: up to 100 KiB each.
 
-They are looked at one after the other, some in each second.
+They are looked at one after the other, some in each second; for that their certificates lapse, too.
 """
 
 from collections.abc import Callable, Iterable
 from weakref import ref
 
+from workers.gateway import expiry
 from workers.gateway.session import Session
 
 ROUND = 15
@@ -30,3 +31,4 @@ class Idleness:
             session = self._left.pop()()
             if session is not None and not session.ended:
                 session.shrink_if_idle()
+                expiry.end_in_time(session)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from coordinator.config import Remote
 from coordinator.routes import DomainPair
+from workers.gateway import expiry
 from workers.gateway.addresses import network_of
-from workers.gateway.expiry import Expiry
 from workers.gateway.identity import CertificateRejected
 from workers.gateway.inbound import InboundSource
 from workers.gateway.judge import Proof
@@ -41,7 +41,6 @@ class JudgedSource(InboundSource):
         self._listener = listener
         self._proved_until: float | None = None
         """How long the certificate is good that proved the domain which opened the stream."""
-        self._expiry: Expiry | None = None
 
     @property
     def _stream(self) -> ReceivingStream:
@@ -107,9 +106,7 @@ class JudgedSource(InboundSource):
 
     def _rely_on(self, not_after: float) -> None:
         """A pair is authenticated no longer than what proved it is good."""
-        if self._expiry is None or self._expiry.session is not self.session:
-            self._expiry = Expiry(self.session)
-        self._expiry.end_by(not_after)
+        expiry.end_by(self.session, not_after)
 
     def _why_no_question(self, sender: str, target: str) -> str:
         """The stanza condition with which to refuse to look after a key, "" to do it.

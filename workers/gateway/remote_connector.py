@@ -15,9 +15,9 @@ from coordinator.address import Address
 from coordinator.config import Config
 from coordinator.domains import InvalidDomain, normalise_domain
 from coordinator.routes import DomainPair
+from workers.gateway import expiry
 from workers.gateway.channel import Channel
 from workers.gateway.discovery import Discovered, Discovery, NoUsableAddress
-from workers.gateway.expiry import Expiry
 from workers.gateway.failure import HopFailed
 from workers.gateway.herd import Herd, key_for
 from workers.gateway.hostmeta import InvalidHostMeta, Target, parse_url
@@ -210,7 +210,7 @@ class RemoteConnector:
                 raise _CertificateRefused(str(exc), verdict.refused) from None
             raise HopFailed(str(exc), resolved=True) from None
         session.attach(websocket)
-        Expiry(session).end_by(verdict.not_after)
+        expiry.end_by(session, verdict.not_after)
         return session
 
     def _new_session(

@@ -6,6 +6,7 @@ owns it (a source or a hop). The two kinds of connection differ only in how byte
 
 import asyncio
 import logging
+import math
 import secrets
 import socket
 import time
@@ -63,6 +64,8 @@ class Session:
         self.stream = stream
         self.owner = owner
         self.opened_at = time.time()
+        self.proved_until = math.inf
+        """When the certificate lapses that proves the peer (POSIX time), see `expiry`."""
         self.channel: Channel
         self.tls_context: TLSContext | None = None
         """Set before the stream may ask for STARTTLS."""

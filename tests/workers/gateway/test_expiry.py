@@ -8,7 +8,8 @@ import pytest
 from tests.workers.gateway.gateway_bench import Peer
 from tests.workers.gateway.session_bench import FarServer, on_quiet_loop, until
 from workers.gateway import expiry
-from workers.gateway.expiry import REASON, Expiry
+from workers.gateway.expiry import REASON, end_by, end_in_time
+from workers.gateway.idleness import ROUND, Idleness
 from workers.xmpp.errors import StreamCondition
 from workers.xmpp.events import StreamFailed
 
@@ -23,9 +24,8 @@ async def connected(far: FarServer) -> Peer:
 async def test_a_session_is_reset_when_the_first_certificate_lapses(short_times: None) -> None:
     far = await FarServer().serve_tcp()
     peer = await connected(far)
-    watch = Expiry(peer.session)
-    watch.end_by(time.time() + 0.2)
-    watch.end_by(time.time() + 3600)
+    end_by(peer.session, time.time() + 0.2)
+    end_by(peer.session, time.time() + 3600)
     await until(lambda: peer.ended and far.ended)
     assert peer.ended == [REASON]
     (failed,) = [event for event in peer.events if isinstance(event, StreamFailed)]
@@ -38,25 +38,47 @@ async def test_a_session_is_reset_when_the_first_certificate_lapses(short_times:
 async def test_what_has_lapsed_already_ends_it_at_once(short_times: None) -> None:
     far = await FarServer().serve_tcp()
     peer = await connected(far)
-    Expiry(peer.session).end_by(time.time() - 1)
+    end_by(peer.session, time.time() - 1)
     await until(lambda: peer.ended and far.ended)
-    Expiry(peer.session).end_by(time.time() - 1)  # nothing is left to end
+    end_by(peer.session, time.time() - 1)  # nothing is left to end
     await far.close()
 
 
 @on_quiet_loop
-async def test_the_clock_is_looked_at_now_and_then(
+async def test_the_clock_is_looked_at_in_each_round(
     short_times: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expiry, "INTERVAL", 0.01)
     far = await FarServer().serve_tcp()
     peer = await connected(far)
-    Expiry(peer.session).end_by(time.time() + 3600)
-    await asyncio.sleep(0.03)
+    idleness = Idleness(lambda: iter([peer.session]))
+    end_by(peer.session, time.time() + 3600)
+    for _ in range(ROUND):
+        idleness.each_second()
     assert not peer.session.ended
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 3601)  # somebody sets the clock
+    for _ in range(ROUND):
+        idleness.each_second()
     await until(lambda: peer.ended)
+    assert peer.ended == [REASON]
+    await far.close()
+
+
+@on_quiet_loop
+async def test_it_ends_in_time_though_no_look_comes_just_then(
+    short_times: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = await FarServer().serve_tcp()
+    peer = await connected(far)
+    monkeypatch.setattr(expiry, "SOON", 0.5)
+    end = time.time() + 0.8
+    end_by(peer.session, end)
+    await asyncio.sleep(0.4)  # between two looks
+    end_in_time(peer.session)
+    end_in_time(peer.session)
+    assert not peer.ended
+    await until(lambda: peer.ended)
+    assert time.time() >= end
     await far.close()
 
 
@@ -64,7 +86,7 @@ async def test_the_clock_is_looked_at_now_and_then(
 async def test_a_session_that_has_ended_is_watched_no_more(short_times: None) -> None:
     far = await FarServer().serve_tcp()
     peer = await connected(far)
-    Expiry(peer.session).end_by(time.time() + 0.2)
+    end_by(peer.session, time.time() + 0.2)
     peer.session.close()
     await until(lambda: peer.ended)
     await asyncio.sleep(0.3)

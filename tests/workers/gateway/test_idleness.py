@@ -1,5 +1,6 @@
 """Sessions without traffic give up what only traffic needs, and go on as before."""
 
+import math
 from collections.abc import Iterator
 
 from tests.workers.gateway.gateway_bench import Peer
@@ -20,6 +21,7 @@ class Counting(Idleness):
 
 class Looked:
     ended = False
+    proved_until = math.inf
 
     def __init__(self, looks: list[int], at: int) -> None:
         self._looks = looks
