@@ -89,7 +89,7 @@ async def _check(side: Side, data: bytes) -> None:
 async def _receive(side: Side, reads: Iterable[bytes]) -> Owner:
     websocket, owner = WebSocket(_protocol(side)), Owner()
     websocket.owner = owner
-    websocket._open = True  # the handshake is not what is looked at here
+    websocket._begin()  # the handshake is not what is looked at here
     websocket.channel._transport = cast(Any, Socket())
     for read in reads:
         websocket.channel.data_received(read)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from websockets.speedups import apply_mask
 
 TEXT_FIN = 0x81
+PING_FIN, PONG_FIN = 0x89, 0x8A
 _SHORT = struct.Struct("!BBH").pack
 _LONG = struct.Struct("!BBQ").pack
 _KEYS = 256
@@ -47,6 +48,15 @@ def text_frames(messages: Sequence[bytes], *, mask: bool) -> bytes:
         append(key)
         append(apply_mask(message, key))
     return b"".join(parts)
+
+
+def control_frame(first: int, payload: bytes, *, mask: bool) -> bytes:
+    """A Ping or Pong of at most 125 bytes; `first` is its first byte."""
+    if not mask:
+        return bytes((first, len(payload))) + payload
+    keys, position = _masking_keys(1)
+    key = keys[position : position + 4]
+    return bytes((first, 0x80 | len(payload))) + key + apply_mask(payload, key)
 
 
 def _masking_keys(count: int) -> tuple[bytes, int]:

@@ -20,8 +20,8 @@ from workers.gateway.channel import UNREAD
 from workers.gateway.forwarded import ForwardedRefused, TrustedProxies
 from workers.gateway.proxy_protocol import Introduction
 from workers.gateway.turns import Turns
-from workers.gateway.websocket import SUBPROTOCOL, WebSocketOwner
-from workers.gateway.websocket_handshake import LIBRARY_LOG, OpeningWebSocket
+from workers.gateway.websocket import LIBRARY_LOG, SUBPROTOCOL, WebSocketOwner
+from workers.gateway.websocket_handshake import OpeningWebSocket
 
 log = logging.getLogger(__name__)
 
@@ -234,11 +234,13 @@ class AcceptedWebSocket(OpeningWebSocket):
     def _open_with(self, request: Request, response: Response) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
+            self._deadline = None
         self.request = request
         self._allow_unmasked = self._endpoint.allow_unmasked(self.peer_address)
         self._server.send_response(response)
         self._write_protocol()
-        self._open = True
+        self._begin()
+        del self._server
         self.owner = self._endpoint.new_owner(self)
         self.owner.websocket_opened(request.headers)
 

@@ -12,8 +12,8 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from workers.gateway.channel import Channel
-from workers.gateway.websocket import SUBPROTOCOL, WebSocket, WebSocketOwner
-from workers.gateway.websocket_handshake import LIBRARY_LOG, MAX_HEAD, OpeningWebSocket
+from workers.gateway.websocket import LIBRARY_LOG, SUBPROTOCOL, WebSocket, WebSocketOwner
+from workers.gateway.websocket_handshake import MAX_HEAD, OpeningWebSocket
 
 
 class WebSocketFailed(Exception):
@@ -94,7 +94,8 @@ class ConnectedWebSocket(OpeningWebSocket):
             # RFC 7395 §3.1
             self._fail("the server did not select the subprotocol xmpp")
         else:
-            self._open = True
+            self._begin()
+            del self._client, self._start, self._verify, self._headers
             if self.owner is not None:
                 self.owner.websocket_opened(responses[0].headers)
             if not self._opened.done():

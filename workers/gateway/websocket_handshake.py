@@ -3,13 +3,7 @@
 `websocket_accept.py` and `websocket_connect.py` are the roles, both with subprotocol xmpp.
 """
 
-import logging
-
 from workers.gateway.websocket import WebSocket
-
-# The library says at level info that a connection opened; sessions say it better.
-LIBRARY_LOG = logging.getLogger(f"{__name__}.library")
-LIBRARY_LOG.setLevel(logging.WARNING)
 
 # Node.js allows 16 KiB, nginx 32; servers that federate send less than 1.
 MAX_HEAD = 16384

@@ -2,7 +2,14 @@ import pytest
 from websockets.frames import Frame, Opcode
 from websockets.protocol import CLIENT, SERVER, Protocol
 
-from workers.gateway.frames import frame_size, text_frames, with_empty_mask
+from workers.gateway.frames import (
+    PING_FIN,
+    PONG_FIN,
+    control_frame,
+    frame_size,
+    text_frames,
+    with_empty_mask,
+)
 
 SIZES = [0, 1, 125, 126, 127, 65535, 65536, 200_000]
 
@@ -17,6 +24,21 @@ def test_the_library_reads_what_we_write(mask: bool) -> None:
     frames = [event for event in peer.events_received() if isinstance(event, Frame)]
     assert [bytes(frame.data) for frame in frames] == messages
     assert all(frame.fin and frame.opcode is Opcode.TEXT for frame in frames)
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_the_library_reads_our_pings_and_pongs(mask: bool) -> None:
+    payloads = [b"", b"k", b"x" * 125]
+    peer = Protocol(SERVER if mask else CLIENT)
+
+    for payload in payloads:
+        for first in (PING_FIN, PONG_FIN):
+            peer.receive_data(control_frame(first, payload, mask=mask))
+
+    frames = [event for event in peer.events_received() if isinstance(event, Frame)]
+    assert [bytes(frame.data) for frame in frames[::2]] == payloads
+    assert [bytes(frame.data) for frame in frames[1::2]] == payloads
+    assert [frame.opcode for frame in frames] == 3 * [Opcode.PING, Opcode.PONG]
 
 
 def test_each_frame_has_its_own_mask() -> None:
@@ -51,7 +73,12 @@ def test_an_unmasked_frame_can_pass_for_a_masked_one(size: int) -> None:
 def test_no_masking_key_is_used_twice() -> None:
     """RFC 6455 §5.3: a fresh one for each frame, however many go together."""
     counts = [1, 3, 255, 300, 1, 1000, 1]
-    frames = [text_frames([b"x"] * count, mask=True) for count in counts]
+    frames = [
+        text_frames([b"x"] * count, mask=True)
+        if count > 1
+        else control_frame(PING_FIN, b"x", mask=True)
+        for count in counts
+    ]
     keys = [run[at + 2 : at + 6] for run in frames for at in range(0, len(run), 7)]
     assert len(keys) == sum(counts)
     assert len(set(keys)) >= len(keys) - 1  # by chance two are alike once in 3,500 runs

@@ -320,6 +320,10 @@ BROKEN = {
     + client_frame(TEXT, b"a/>"),
     "fragmented ping": b"\x09\x80\0\0\0\0",
     "long ping": b"\x89\xfe\x00\x7e" + b"\0" * 130,
+    "long pong": b"\x8a\xfe\x00\x7e" + b"\0" * 130,
+    "unmasked ping": Frame(PING, b"p").serialize(mask=False),
+    "unmasked pong": Frame(Opcode.PONG, b"").serialize(mask=False),
+    "rsv2 in a ping": client_frame(PING, b"p", reserved=0x20),
     "close of one byte": client_frame(CLOSE, b"x"),
     "close with a code nobody may send": client_frame(CLOSE, struct.pack("!H", 1005)),
 }
