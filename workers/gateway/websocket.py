@@ -195,6 +195,7 @@ class WebSocket:
     def _begin(self) -> None:
         """The handshake is done, and what knows of it needed no more."""
         self._open = True
+        self._protocol.parser.close()  # whose frame holds the protocol: they are freed at once
         self._protocol = _UNTOUCHED
 
     def _own_protocol(self) -> SansIOProtocol:
