@@ -24,6 +24,7 @@ from workers.xmpp.events import (
     Event,
     StanzasReceived,
     StreamClosed,
+    StreamEstablished,
     StreamFailed,
     TlsStarting,
 )
@@ -175,7 +176,12 @@ class Session:
         if kind is TlsStarting:
             self._start_tls()
             return
-        if kind is StreamFailed:
+        if kind is StreamEstablished and self._timer is not None:
+            # Its time would come in half a minute, until when it holds 0.5 KiB.
+            self._timer.cancel()
+            self._timer = None
+            self.start_timer()
+        elif kind is StreamFailed:
             self._note_failure(event)  # type: ignore[arg-type]
         elif kind is StreamClosed and not self.reason:
             self.reason = "closed" if event.clean else "connection lost"  # type: ignore[union-attr]
