@@ -83,7 +83,7 @@ class Lane(Session):
         self.ended = True
         self.reason = self.reason or reason
         self._source.lanes.discard(self)
-        self.closed_future.set_result(None)
+        self._note_end()
         self.owner.on_closed(self, self.reason)
 
     def describe(self) -> dict[str, Any]:

@@ -147,10 +147,10 @@ async def test_a_websocket_that_has_to_rest_is_not_cut_for_its_silence(short_tim
     assert isinstance(session, WebSocketSession)
     session.channel.rest(0.2)
     for _ in range(9):
-        session._keep_alive()
+        session.keep_alive()
     await until(lambda: session.is_reading)
     assert not peer.ended
-    session._keep_alive()
+    session.keep_alive()
     await until(lambda: session._unanswered == 0)  # the answers have come
     assert not peer.ended
     session.abort("done")
@@ -165,7 +165,7 @@ async def test_a_websocket_that_answers_no_ping_is_cut(short_times: None) -> Non
     assert isinstance(session, WebSocketSession)
     far.sessions[0].pause_reading()
     for _ in range(3):
-        session._keep_alive()
+        session.keep_alive()
     await until(lambda: peer.ended)
     assert "no answer to pings" in peer.ended[0]
     await far.close()
@@ -179,7 +179,7 @@ async def test_silence_means_nothing_while_we_do_not_read(short_times: None) -> 
     assert isinstance(session, WebSocketSession)
     session.pause_reading()
     for _ in range(5):
-        session._keep_alive()
+        session.keep_alive()
     assert not session.channel.is_closing
     session.resume_reading()
     await far.close()
