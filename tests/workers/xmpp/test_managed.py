@@ -27,6 +27,7 @@ ID = "g1.w3.9c2e41"
 SASL = "urn:ietf:params:xml:ns:xmpp-sasl"
 FRAMING = "urn:ietf:params:xml:ns:xmpp-framing-server"
 OPEN = f"<open xmlns='{FRAMING}' from='{CAPULET}' to='{MONTAGUE}' version='1.0'/>"
+ASK = "<r xmlns='urn:xmpp:sm:3'/>"
 ENABLE = "<enable xmlns='urn:xmpp:sm:3' resume='true' max='300'/>"
 
 
@@ -94,6 +95,18 @@ def lost(**counts: int) -> Suspended:
 
 
 # In order.
+
+
+def test_a_question_between_stanzas_parts_no_batch_and_is_answered() -> None:
+    stream = authenticated()
+    told(stream, ENABLE)
+    texts = [message("m1"), ASK, message("m2"), ASK]
+    assert told(stream, *texts).count("h='0'") == 2
+    (event,) = (e for e in stream.events_received() if isinstance(e, StanzasReceived))
+    assert [one.id for one in event.stanzas] == ["m1", "m2"]
+    assert (stream.received.total, stream.received.pending) == (2, 2)
+    stream.mark_handled(2)
+    assert "h='2'" in told(stream, ASK)
 
 
 def test_a_lost_stream_goes_on_with_its_counts() -> None:
