@@ -406,6 +406,38 @@ async def test_quick_ack_is_asked_for_by_the_first_read_after_each_write() -> No
 
 
 @on_both_loops
+async def test_no_quick_ack_is_asked_for_by_a_read_that_is_answered() -> None:
+    class Answering(RecordingOwner):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            channel.write(data)
+
+    owner = Answering()
+    with listening() as listener:
+        peer = socket.create_connection(listener.getsockname())
+        accepted, _ = listener.accept()
+    channel = await channel_on(owner, accepted, quick_ack=True)
+    asked: list[tuple[int, ...]] = []
+    channel._quick_ack_socket = SimpleNamespace(setsockopt=lambda *option: asked.append(option))
+
+    for number in (1, 2):
+        peer.sendall(b"data")
+        await owner.wait_for_data(4 * number)
+    assert asked == []
+    channel.owner = silent = RecordingOwner()
+    for number in (1, 2):
+        peer.sendall(b"data")
+        await silent.wait_for_data(4 * number)
+    assert len(asked) == 1
+
+    assert peer.recv(100) == b"datadata"
+    peer.close()
+    await silent.wait_for("eof_received")
+    channel.close()
+    await silent.wait_for("closed")
+
+
+@on_both_loops
 async def test_what_is_written_in_a_read_leaves_at_its_end_even_if_a_step_fails() -> None:
     owner = RecordingOwner()
     ours, peer = socket.socketpair()
