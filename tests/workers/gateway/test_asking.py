@@ -62,6 +62,7 @@ async def test_few_are_asked_about_together_after_a_pause_and_many_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(asking, "ASK_PAUSE", 0.05)
+    monkeypatch.setattr(asking, "ASK_LATE", 0.1)
     far, peer = await connected()
     sent = peer.session.stream.sent
     ask = Asking(Outbox(), DomainPair(LOCAL, REMOTE), "tag")
@@ -84,6 +85,29 @@ async def test_few_are_asked_about_together_after_a_pause_and_many_at_once(
     peer.session.abort("done")
     await until(lambda: ask._timer is None)  # nobody is asked any more
     assert sent.requested_at == 4 + asking.FEW
+    await far.close()
+
+
+@on_quiet_loop
+async def test_what_is_sent_after_the_pause_takes_the_question_along(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(asking, "ASK_PAUSE", 0.02)
+    monkeypatch.setattr(asking, "ASK_LATE", 60)
+    far, peer = await connected()
+    stream = peer.session.stream
+    ask = Asking(Outbox(), DomainPair(LOCAL, REMOTE), "tag")
+    ask.begin()
+    asked = []
+    for pause in (0, 0, 0.03):
+        await asyncio.sleep(pause)
+        stream.send_stanzas([message("1")])
+        ask.ask(peer.session)
+        asked.append(stream.sent.requested_at)
+        ask.answered(0)
+    assert asked == [1, 1, 3]
+    assert ask._timer is None
+    peer.session.abort("done")
     await far.close()
 
 
