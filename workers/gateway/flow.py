@@ -296,6 +296,7 @@ class Origin:
     def lose(self) -> None:
         """The previous hop is gone: if we die now, nobody we know of will send this again."""
         self.lost = True
+        self._on_handled, self.on_requests = _tell_nobody, _ignore
         if self._ring:
             self._ring = deque()
         for batch in self._pending:
@@ -422,6 +423,10 @@ class Origin:
         if self.kind == "out":
             return DomainPair(stanza.sender_domain, stanza.target_domain)
         return DomainPair(stanza.target_domain, stanza.sender_domain)
+
+
+def _tell_nobody(count: int) -> None:
+    """The previous hop is gone."""
 
 
 def _ignore(requests: list[Stanza]) -> None:

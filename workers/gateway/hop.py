@@ -363,6 +363,8 @@ class Hop:
     def _end(self, failure: HopFailed | None) -> None:
         """Nothing is awaited from here on: nobody can push into a hop that is forgotten."""
         self.failure = failure
+        if failure is not None:  # the frames that it passed hold the session that failed
+            failure.__traceback__ = failure.__context__ = None
         self._stop_timer()
         self._queue_limit.busy.discard(self.outbox)
         self._abort("internal error")
@@ -376,6 +378,8 @@ class Hop:
         if failure is not None and (failed := self.outbox.fail_all()):
             self._on_failed(failed, failure.condition, failure.reason)
         self._pace.release()
+        # The way by which sessions come holds us, too, for what they tell.
+        del self._connect, self._close_session, self._closes_when_idle, self._on_ended
 
     def _abort(self, reason: str) -> None:
         """Cut the session, if there is one; its end is not heard of any more."""

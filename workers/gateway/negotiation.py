@@ -30,6 +30,7 @@ class Negotiation:
         self._owner = owner
         self._early: list[Event] = []
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._failure: HopFailed | SeeOtherUri | None = None
 
     async def finish(self, session: Session, timeout: float) -> None:
         """Return when stanzas may be sent. Raises `HopFailed` or `SeeOtherUri`."""
@@ -37,6 +38,9 @@ class Negotiation:
         try:
             async with asyncio.timeout(timeout):
                 await self._done
+            if self._failure is not None:
+                # Not kept, be it in the future: its traceback holds us and the session.
+                raise self._take_failure()
         except TimeoutError:
             self._drop(session)
             raise HopFailed(
@@ -45,6 +49,11 @@ class Negotiation:
         except BaseException:
             self._drop(session)
             raise
+
+    def _take_failure(self) -> HopFailed | SeeOtherUri:
+        failure, self._failure = self._failure, None
+        assert failure is not None
+        return failure
 
     def _drop(self, session: Session) -> None:
         session.owner = self  # it may just have been established: nobody takes it now
@@ -63,11 +72,11 @@ class Negotiation:
             # XEP-0288: the peer need not wait until we are ready.
             self._early.append(event)
         elif isinstance(event, AuthenticationFailed):
-            self._fail(event.reason)
+            self._fail(HopFailed(event.reason, resolved=True))
         elif isinstance(event, StreamClosed):
-            if event.see_other_uri and not self._done.done():
-                self._done.set_exception(SeeOtherUri(event.see_other_uri))
-            self._fail(session.reason)
+            if event.see_other_uri:
+                self._fail(SeeOtherUri(event.see_other_uri))
+            self._fail(HopFailed(session.reason, resolved=True))
 
     def on_write_paused(self, session: Session) -> None: ...
 
@@ -76,11 +85,12 @@ class Negotiation:
     def on_pong(self, session: Session, payload: bytes) -> None: ...
 
     def on_closed(self, session: Session, reason: str) -> None:
-        self._fail(reason)
+        self._fail(HopFailed(reason, resolved=True))
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, failure: HopFailed | SeeOtherUri) -> None:
         if not self._done.done():
-            self._done.set_exception(HopFailed(reason, resolved=True))
+            self._failure = failure
+            self._done.set_result(None)
 
 
 class NoOwner:

@@ -60,6 +60,23 @@ class SessionOwner(Protocol):
         """Exactly once: nothing more will come or go."""
 
 
+class _Nobody:
+    """Owns what has ended."""
+
+    def on_event(self, session: "Session", event: Event) -> None: ...
+
+    def on_write_paused(self, session: "Session") -> None: ...
+
+    def on_write_resumed(self, session: "Session") -> None: ...
+
+    def on_pong(self, session: "Session", payload: bytes) -> None: ...
+
+    def on_closed(self, session: "Session", reason: str) -> None: ...
+
+
+_NOBODY = _Nobody()
+
+
 class Session:
     """One stream on one connection; `TcpSession` and `WebSocketSession` are the two kinds."""
 
@@ -242,7 +259,8 @@ class Session:
         if self.reason in ("", "connection lost"):
             self.reason = reason
         self._note_end()
-        self.owner.on_closed(self, self.reason)
+        owner, self.owner = self.owner, _NOBODY  # else they would keep each other
+        owner.on_closed(self, self.reason)
 
 
 class TcpSession(Session):

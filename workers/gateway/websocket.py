@@ -310,6 +310,9 @@ class WebSocket:
         self._buffer.clear()
         self._message.clear()
         self.owner = None
+        # The library's protocol would keep itself alive by its generator, and what that has raised.
+        self._protocol.parser.close()
+        self._protocol.parser_exc = None
 
     # Frames.
 

@@ -331,6 +331,12 @@ class ReceivingStream(ServerStream):
         # It counts from here on, and sends again what we do not acknowledge behind our closing tag.
         self.received.enabled = self.received.enabled or self.config.use_management
 
+    def _finish(
+        self, *, clean: bool, answered: bool = False, see_other_uri: str | None = None
+    ) -> None:
+        super()._finish(clean=clean, answered=answered, see_other_uri=see_other_uri)
+        self._new_resumption_id = None  # whoever gives ids holds us
+
     def _allow_resumption(self, asked: int) -> None:
         ours = self.config.resumption_seconds
         if ours and self._new_resumption_id is not None and len(self.pairs) == 1:
