@@ -304,15 +304,15 @@ class WebSocket:
         if self._protocol is not _UNTOUCHED:
             self._protocol.receive_eof()
             self._protocol.data_to_send()
+            # It would keep itself alive by its generator, and by what that has raised.
+            self._protocol.parser.close()
+            self._protocol.parser_exc = None
         self._tell_closed(1006, reason or "the connection ended without a Close frame")
         if self.meter is not None:
             self.meter.remember()
         self._buffer.clear()
         self._message.clear()
         self.owner = None
-        # The library's protocol would keep itself alive by its generator, and what that has raised.
-        self._protocol.parser.close()
-        self._protocol.parser_exc = None
 
     # Frames.
 
