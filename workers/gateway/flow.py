@@ -11,11 +11,12 @@ Every stanza of a batch ends exactly once: acknowledged, bounced, dropped or ret
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 import msgspec
+from msgspec import Struct
 
 from coordinator.accounts import (
     ACCEPTED,
@@ -78,52 +79,35 @@ class Claim:
         self.record: Record
 
 
-class Batch:
+# A Struct, not a class with __init__: one is made per read (0.09 against 0.20 µs).
+class Batch(Struct, eq=False):
     """A run of stanzas from one origin to one next hop, settled from the front."""
 
-    __slots__ = (
-        "accepted_at",
-        "claim",
-        "first",
-        "flight",
-        "has_gaps",
-        "held",
-        "kept",
-        "note",
-        "on_released",
-        "origin",
-        "reported",
-        "settled",
-        "size",
-        "stanzas",
-        "uncertain",
-    )
-
-    def __init__(self, stanzas: list[Stanza], origin: "Origin | Replies | None" = None) -> None:
-        self.stanzas = stanzas
-        """What is still to be sent or acknowledged, together with what `first` skips."""
-        self.first = 0
-        """Index of the first stanza that the next hop has not acknowledged."""
-        self.uncertain = False
-        """Already sent once to a hop that was lost: it may arrive twice."""
-        self.has_gaps = False
-        """Stanzas from its middle were settled: what is settled is not its beginning any more."""
-        self.origin = origin
-        self.size = len(stanzas)
-        self.settled = 0
-        self.reported = 0
-        self.flight = IN_FLIGHT_OURS
-        self.accepted_at = 0.0
-        self.claim: Claim | None = None
-        """Its stanzas' record in the journal, if it has one."""
-        self.note: Claim | None = None
-        """The record of its requests alone, whose sender may send them again."""
-        self.kept = False
-        """The journal's record of its stanzas is confirmed."""
-        self.held = False
-        """It may not be sent yet: a successor must know its requests first."""
-        self.on_released: Callable[[], None] | None = None
-        """Told when it is not held any more."""
+    stanzas: list[Stanza]
+    """What is still to be sent or acknowledged, together with what `first` skips."""
+    size: int
+    """How many there were at first."""
+    origin: "Origin | Replies | None" = None
+    flight: int = IN_FLIGHT_OURS
+    first: int = 0
+    """Index of the first stanza that the next hop has not acknowledged."""
+    uncertain: bool = False
+    """Already sent once to a hop that was lost: it may arrive twice."""
+    has_gaps: bool = False
+    """Stanzas from its middle were settled: what is settled is not its beginning any more."""
+    settled: int = 0
+    reported: int = 0
+    accepted_at: float = 0.0
+    claim: Claim | None = None
+    """Its stanzas' record in the journal, if it has one."""
+    note: Claim | None = None
+    """The record of its requests alone, whose sender may send them again."""
+    kept: bool = False
+    """The journal's record of its stanzas is confirmed."""
+    held: bool = False
+    """It may not be sent yet: a successor must know its requests first."""
+    on_released: Callable[[], None] | None = None
+    """Told when it is not held any more."""
 
     @property
     def remaining(self) -> int:
@@ -131,8 +115,8 @@ class Batch:
 
     def split(self) -> "Batch":
         """Cut off the first of several stanzas that wait; returned as a batch of its own."""
-        head = Batch([self.stanzas[0]], self.origin)
-        head.uncertain, head.flight = self.uncertain, self.flight
+        head = Batch([self.stanzas[0]], 1, self.origin, self.flight)
+        head.uncertain = self.uncertain
         head.kept, head.accepted_at = self.kept, self.accepted_at
         head.claim, head.note = self.claim, self.note
         for claim in (head.claim, head.note):
@@ -215,17 +199,17 @@ class Origin:
 
         `now` in seconds on any clock that `journal_old` is given, too.
         """
-        batch = Batch(stanzas, self)
-        if self.resendable:
-            batch.flight = IN_FLIGHT_RESENDABLE
+        flight = IN_FLIGHT_RESENDABLE if self.resendable else IN_FLIGHT_OURS
+        size = len(stanzas)
+        batch = Batch(stanzas, size, self, flight)
         if self._pending is NO_QUEUE:
             self._pending, self._unreported, self._ring = deque(), deque(), deque()
             self._busy.add(self)
         self._pending.append(batch)
         self._unreported.append(batch)
-        self.accepted += batch.size
-        self.counters[ACCEPTED] += batch.size
-        self.counters[batch.flight] += batch.size
+        self.accepted += size
+        self.counters[ACCEPTED] += size
+        self.counters[flight] += size
         if not self.resendable:
             if self._journal is not None:
                 self._keep(batch)
@@ -234,9 +218,11 @@ class Origin:
             self._note_requests(batch)
         if self.has_ring:
             batch.accepted_at = now
-            self._ring.append(batch)
-            self._exposed += batch.size
-            self._relieve_ring(MAX_UNACKNOWLEDGED_RING)
+            ring = self._ring
+            ring.append(batch)
+            self._exposed += size
+            if ring[0].reported == ring[0].size or self._exposed > MAX_UNACKNOWLEDGED_RING:
+                self._relieve_ring(MAX_UNACKNOWLEDGED_RING)
         return batch
 
     def insert(self, head: Batch, *, before: Batch) -> None:
@@ -250,21 +236,24 @@ class Origin:
 
         `by`: how they were acknowledged, an ACK_* index.
         """
-        self.settle_silently(batch, count, outcome, by)
+        self.settle_silently(((batch, count),), outcome, by)
         self.report()
 
     def settle_silently(
-        self, batch: Batch, count: int, outcome: int, by: int | None = None
+        self, runs: Iterable[tuple[Batch, int]], outcome: int, by: int | None = None
     ) -> None:
-        """The same where more is to be settled before `report` is called, in the same turn."""
+        """The same for so many stanzas of each of several batches; `report` is for the caller."""
         counters = self.counters
-        counters[outcome] += count
+        total = 0
+        for batch, count in runs:
+            total += count
+            counters[batch.flight] -= count
+            batch.settled += count
+            if batch.claim is not None:
+                self._settle_claim(batch.claim, count)
+        counters[outcome] += total
         if by is not None:
-            counters[by] += count
-        counters[batch.flight] -= count
-        batch.settled += count
-        if batch.claim is not None:
-            self._settle_claim(batch.claim, count)
+            counters[by] += total
         pending = self._pending
         while pending and pending[0].settled == pending[0].size:
             pending.popleft()
@@ -461,7 +450,11 @@ class Replies:
         for _ in range(count):
             _settle(self._failed.popleft(), end)
 
-    settle_silently = settle
+    def settle_silently(
+        self, runs: Iterable[tuple[Batch, int]], outcome: int, by: int | None = None
+    ) -> None:
+        for batch, count in runs:
+            self.settle(batch, count, outcome, by)
 
     def report(self) -> None:
         """Each reply has reported by itself."""

@@ -152,6 +152,7 @@ class Outbox:
         self.unmarked = min(self.unmarked, self.unacknowledged)
         sent = self._sent
         origin = None
+        runs: list[tuple[Batch, int]] = []
         while count:
             batch = sent[0]
             first, stanzas = batch.first, batch.stanzas
@@ -161,14 +162,15 @@ class Outbox:
             count -= taken
             if batch.first == len(stanzas):
                 sent.popleft()
-            # An origin hears once of all its batches in a row: 1.5 µs a stanza that came alone.
+            # An origin hears once of all its batches in a row: 2 µs a stanza that came alone.
             if batch.origin is not origin:
                 if origin is not None:
+                    origin.settle_silently(runs, ACKNOWLEDGED, by)
                     origin.report()
-                origin = batch.origin
-            if origin is not None:
-                origin.settle_silently(batch, taken, ACKNOWLEDGED, by)
+                origin, runs = batch.origin, []
+            runs.append((batch, taken))
         if origin is not None:
+            origin.settle_silently(runs, ACKNOWLEDGED, by)
             origin.report()
         self.unacknowledged_bytes -= freed
 

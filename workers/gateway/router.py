@@ -267,7 +267,7 @@ class Router:
                 replies.append(reply)
                 told.append(each)
         if replies:
-            way_back().send(Batch(replies, Replies(told)))
+            way_back().send(Batch(replies, len(replies), Replies(told)))
 
     def describe(self) -> list[dict[str, Any]]:
         """The sessions that this worker opened, for `/api/sessions`."""

@@ -102,21 +102,21 @@ class Session:
 
     def write(self) -> None:
         """Send what the stream has queued; the channel joins all writes of a read."""
-        data = self.stream.data_to_send()
-        if data:
-            self._send(data)
+        stream = self.stream
+        if stream.outgoing:
+            self._send(stream.data_to_send())
 
     def pump(self) -> None:
         """Hand out events until none is left, write, and end the connection with the stream."""
         stream = self.stream
-        while events := stream.events_received():
-            for event in events:
+        while stream.events:
+            for event in stream.events_received():
                 if type(event) in _OWNERS_ALONE:  # the common case
                     self.owner.on_event(self, event)
                 else:
                     self._dispatch(event)
-        if data := stream.data_to_send():
-            self._send(data)
+        if stream.outgoing:
+            self._send(stream.data_to_send())
         if stream.state is State.CLOSED:
             self._end()
         elif stream.state is State.CLOSING and self._close_timer is None and not self.ended:
@@ -189,7 +189,7 @@ class Session:
 
     # Inside.
 
-    def _receive(self, data: bytes | list[bytes]) -> None:
+    def _receive(self, data: bytes) -> None:
         self.stream.receive(data)
         self.pump()
 

@@ -111,7 +111,7 @@ class ComponentStream(ServerStream):
         if self.state is not State.ESTABLISHED:
             raise LocalProtocolError(f"no stanzas are sent here, the stream is {self.state.name}")
         known = self._well_spelt
-        self._out += [
+        self.outgoing += [
             renamed(stanza.data, stanza.name, _INSIDE, _OUTSIDE)
             if stanza.sender in known or self._is_well_spelt(stanza.sender)
             else self._respelt(stanza)
@@ -128,7 +128,7 @@ class ComponentStream(ServerStream):
             return
         element = read_own(data)
         self._asked[element.get("id")] = element.get("to", "")
-        self._out.append(rewritten(data, SERVER, COMPONENT, self.name, self._answering))
+        self.outgoing.append(rewritten(data, SERVER, COMPONENT, self.name, self._answering))
 
     def _is_well_spelt(self, jid: str) -> bool:
         if _domain_as_written(jid) != self.name:
@@ -148,7 +148,7 @@ class ComponentStream(ServerStream):
 
     def _ensure_header(self) -> None:
         if not self._header_sent:
-            self._out.append(self._framing.header(None, self.name))
+            self.outgoing.append(self._framing.header(None, self.name))
             self._header_sent = True
 
     def _on_header(self, header: StreamHeader) -> None:
@@ -157,7 +157,7 @@ class ComponentStream(ServerStream):
         self.id = header.id or ""
         # XEP-0114 §3 knows no other proof than SHA-1 of what both sides know.
         proof = hashlib.sha1((self.id + self._secret).encode(), usedforsecurity=False).hexdigest()
-        self._out.append(f"<handshake>{proof}</handshake>".encode())
+        self.outgoing.append(f"<handshake>{proof}</handshake>".encode())
         self.state = State.AUTHENTICATING
 
     def _on_handshake(self, element: etree._Element) -> None:
@@ -165,8 +165,8 @@ class ComponentStream(ServerStream):
         self.pairs = {(local, self.sender) for local in self._locals}
         self._may_send = True
         self._establish()
-        self._events.append(Authenticated(self.sender, self.sender, "component"))
-        self._events.append(StreamEstablished())
+        self.events.append(Authenticated(self.sender, self.sender, "component"))
+        self.events.append(StreamEstablished())
 
     def _on_unexpected(self, element: etree._Element) -> None:
         raise RemoteProtocolError(
@@ -202,7 +202,7 @@ class ComponentStream(ServerStream):
         if not self._accepted_pairs():
             self._refuse(item.stanza)
         self.received.receive(1)
-        self._events.append(StanzaRefused(item.stanza, item.reason))
+        self.events.append(StanzaRefused(item.stanza, item.reason))
 
     _handlers: Handlers = {(State.AUTHENTICATING, namespaces.HANDSHAKE): _on_handshake}
 

@@ -87,7 +87,9 @@ class InitiatingStream(ServerStream):
 
     def _ensure_header(self) -> None:
         if not self._header_sent:
-            self._out.append(self._framing.header(self.sender, self.target, None, response=False))
+            self.outgoing.append(
+                self._framing.header(self.sender, self.target, None, response=False)
+            )
             self._header_sent = True
 
     def _on_header(self, header: StreamHeader) -> None:
@@ -123,11 +125,11 @@ class InitiatingStream(ServerStream):
             if not features.starttls:
                 self._give_up("STARTTLS is not offered")
                 return
-            self._out.append(elements.STARTTLS)
+            self.outgoing.append(elements.STARTTLS)
             self.state = State.REQUESTING_TLS
         elif config.verify_only:
             self._establish()
-            self._events.append(StreamEstablished())
+            self.events.append(StreamEstablished())
         else:
             self._authenticate(features)
 
@@ -135,9 +137,9 @@ class InitiatingStream(ServerStream):
         config = self.config
         if features.bidi and config.use_bidi:  # XEP-0288 §2.2: before, and without an answer
             self.bidirectional = True
-            self._out.append(elements.bidi(config.limits.stanza_bytes))
+            self.outgoing.append(elements.bidi(config.limits.stanza_bytes))
         if config.use_external and sasl.MECHANISM in features.mechanisms:
-            self._out.append(elements.auth(sasl.MECHANISM, sasl.initial_response(self.sender)))
+            self.outgoing.append(elements.auth(sasl.MECHANISM, sasl.initial_response(self.sender)))
             self.state = State.AUTHENTICATING
         else:
             self._try_dialback("SASL EXTERNAL is not offered" if config.use_external else "")
@@ -148,18 +150,20 @@ class InitiatingStream(ServerStream):
         if not (features.management and self.config.use_management):
             self._ready()
         elif self._resume is not None:
-            self._out.append(elements.sm_resume(self._resume.id, self._resume.received.answer()))
+            self.outgoing.append(
+                elements.sm_resume(self._resume.id, self._resume.received.answer())
+            )
             self.state = State.RESUMING
         else:
             self._enable()
 
     def _enable(self) -> None:
-        self._out.append(elements.sm_enable(self.config.resumption_seconds))
+        self.outgoing.append(elements.sm_enable(self.config.resumption_seconds))
         self.state = State.ENABLING
 
     def _on_proceed(self, element: etree._Element) -> None:
         self.state = State.WAIT_TLS
-        self._events.append(TlsStarting())
+        self.events.append(TlsStarting())
 
     def _on_tls_failure(self, element: etree._Element) -> None:
         self._give_up("the peer refused STARTTLS")
@@ -174,7 +178,7 @@ class InitiatingStream(ServerStream):
         if self.bidirectional:
             # One proof serves both ways, but for no other pair.
             self.pairs.add((self.target, self.sender))
-        self._events.append(Authenticated(self.sender, self.target, by))
+        self.events.append(Authenticated(self.sender, self.target, by))
 
     def _on_failure(self, element: etree._Element) -> None:
         self._try_dialback(f"SASL EXTERNAL failed: {elements.parse_sasl_failure(element)}")
@@ -195,7 +199,7 @@ class InitiatingStream(ServerStream):
             stream_id=self.id,
         )
         self._results.ask(self.sender, self.target)
-        self._out.append(elements.db_result(self.sender, self.target, key=key))
+        self.outgoing.append(elements.db_result(self.sender, self.target, key=key))
         self.state = State.PROVING
 
     def _on_result(self, element: etree._Element) -> None:
@@ -205,7 +209,7 @@ class InitiatingStream(ServerStream):
             self._check_bidirectional()
             # XEP-0220 §2.5: the condition that asks for a stream of the peer's own.
             refusal = elements.db_result(target, sender, type="error", error="resource-constraint")
-            self._out.append(refusal)
+            self.outgoing.append(refusal)
             return
         if not self._results.settle(target, sender):
             return  # XEP-0220 §3.1: never believe an answer to no question
@@ -225,7 +229,7 @@ class InitiatingStream(ServerStream):
         self._check_bidirectional()
         sender, target = elements.dialback_addresses(element)
         id = element.get("id", "")
-        self._out.append(
+        self.outgoing.append(
             elements.db_verify(target, sender, id, type="error", error="resource-constraint")
         )
 
@@ -279,10 +283,10 @@ class InitiatingStream(ServerStream):
     def _ready(self) -> None:
         self._may_send = True
         self._establish()
-        self._events.append(StreamEstablished())
+        self.events.append(StreamEstablished())
 
     def _give_up(self, reason: str) -> None:
-        self._events.append(AuthenticationFailed(reason))
+        self.events.append(AuthenticationFailed(reason))
         self.close()
 
     def _ignore(self, element: etree._Element) -> None:

@@ -20,12 +20,12 @@ class ManagedStream:
     """Counters of both directions and the nonzas that carry them."""
 
     __slots__ = (
-        "_events",
-        "_out",
         "_resumption_id",
         "_resumption_seconds",
         "_was_cut",
         "bidirectional",
+        "events",
+        "outgoing",
         "received",
         "resumed",
         "sender",
@@ -37,8 +37,8 @@ class ManagedStream:
     state: State
     sender: str
     target: str
-    _events: list[Event]
-    _out: list[bytes]
+    events: list[Event]
+    outgoing: list[bytes]
 
     def __init__(self) -> None:
         self.sent = Sent()
@@ -61,7 +61,7 @@ class ManagedStream:
     def request_ack(self, *, again: bool = False) -> None:
         """Ask for an acknowledgement if something was sent since the last request, or `again`."""
         if self.state is State.ESTABLISHED and (again or self.sent.should_request()):
-            self._out.append(elements.SM_REQUEST)
+            self.outgoing.append(elements.SM_REQUEST)
             self.sent.requested()
 
     def mark_handled(self, count: int) -> None:
@@ -86,7 +86,7 @@ class ManagedStream:
             raise LocalProtocolError(
                 f"{self.sent.outstanding} stanzas are unacknowledged, not {len(stanzas)}"
             )
-        self._out += [stanza.data for stanza in stanzas]
+        self.outgoing += [stanza.data for stanza in stanzas]
         if stanzas:
             self.sent.requested_at = self.sent.acknowledged  # an `<r/>` is due
 
@@ -120,15 +120,15 @@ class ManagedStream:
 
     def _acknowledge(self) -> None:
         if self.received.has_news():
-            self._out.append(elements.sm_answer(self.received.answer()))
+            self.outgoing.append(elements.sm_answer(self.received.answer()))
 
     def _on_ack_request(self, element: etree._Element) -> None:
         if self.received.enabled:
-            self._out.append(elements.sm_answer(self.received.answer()))
+            self.outgoing.append(elements.sm_answer(self.received.answer()))
             if self.resumed:
-                self._events.append(AckRequested())
+                self.events.append(AckRequested())
         else:
-            self._out.append(elements.sm_failed("unexpected-request"))
+            self.outgoing.append(elements.sm_failed("unexpected-request"))
 
     def _on_ack(self, element: etree._Element) -> None:
         h = handled_count(element)
@@ -137,7 +137,7 @@ class ManagedStream:
         except HandledCountTooHigh as exc:
             raise too_high(exc) from None
         if self.sent.enabled:
-            self._events.append(Acknowledged(count))
+            self.events.append(Acknowledged(count))
 
 
 def handled_count(element: etree._Element) -> int:

@@ -134,7 +134,7 @@ class ReceivingStream(ServerStream):
             return 0
         self._take_up(suspended)
         self.bidirectional = self._may_send = suspended.bidirectional
-        self._out.append(elements.sm_resumed(suspended.id, self.received.answer()))
+        self.outgoing.append(elements.sm_resumed(suspended.id, self.received.answer()))
         self._establish()
         return count
 
@@ -144,7 +144,7 @@ class ReceivingStream(ServerStream):
         Does nothing on a stream that has ended meanwhile.
         """
         if self.state is State.RESUMING:
-            self._out.append(elements.sm_failed(condition, h))
+            self.outgoing.append(elements.sm_failed(condition, h))
             self._establish()
 
     def answer_dialback(
@@ -153,7 +153,7 @@ class ReceivingStream(ServerStream):
         """Answer `DialbackKeyReceived`: "valid", "invalid" or "error" with a stanza condition."""
         if self.state >= State.CLOSING or not self._keys.settle(sender, target):
             return
-        self._out.append(elements.db_result(target, sender, type=outcome, error=error))
+        self.outgoing.append(elements.db_result(target, sender, type=outcome, error=error))
         if outcome == "valid":
             self._authenticate(sender, target, by)
             if self.state is State.NEGOTIATING:
@@ -166,16 +166,18 @@ class ReceivingStream(ServerStream):
     ) -> None:
         """Answer `VerifyRequested`: addresses are those of the request, swapped here (§2.2.2)."""
         if self.state < State.CLOSING and self._questions.settle(sender, target, id):
-            self._out.append(elements.db_verify(target, sender, id, type=outcome, error=error))
+            self.outgoing.append(elements.db_verify(target, sender, id, type=outcome, error=error))
 
     def _send_header_and_features(self, children: list[bytes]) -> None:
         self._ensure_header()
-        self._out.append(self._framing.features(children))
+        self.outgoing.append(self._framing.features(children))
 
     def _ensure_header(self) -> None:
         if not self._header_sent:
             self.id = self._new_id()
-            self._out.append(self._framing.header(self.target, self.sender, self.id, response=True))
+            self.outgoing.append(
+                self._framing.header(self.target, self.sender, self.id, response=True)
+            )
             self._header_sent = True
 
     def _restart(self) -> None:
@@ -207,7 +209,7 @@ class ReceivingStream(ServerStream):
             self.state = State.TLS_REQUIRED
         else:
             self.state = State.DECIDING
-            self._events.append(StreamOpened(self.sender, self.target, self.secure))
+            self.events.append(StreamOpened(self.sender, self.target, self.secure))
 
     def _check_header(self, header: StreamHeader) -> None:
         if header.version is None or header.version.partition(".")[0] != "1":
@@ -234,7 +236,7 @@ class ReceivingStream(ServerStream):
     def _ready(self) -> None:
         self._may_send = self.bidirectional
         self._establish()
-        self._events.append(StreamEstablished())
+        self.events.append(StreamEstablished())
 
     def _on_unexpected(self, element: etree._Element) -> None:
         if self.state is State.TLS_REQUIRED:
@@ -246,16 +248,16 @@ class ReceivingStream(ServerStream):
         )
 
     def _on_starttls(self, element: etree._Element) -> None:
-        self._out.append(elements.PROCEED)
+        self.outgoing.append(elements.PROCEED)
         self.state = State.WAIT_TLS
-        self._events.append(TlsStarting())
+        self.events.append(TlsStarting())
 
     def _on_starttls_again(self, element: etree._Element) -> None:
         # RFC 7395 §3.9: a WebSocket is secured below, or not at all.
         raise RemoteProtocolError(StreamCondition.UNSUPPORTED_STANZA_TYPE, "no STARTTLS here")
 
     def _on_early_auth(self, element: etree._Element) -> None:
-        self._out.append(elements.failure("encryption-required"))
+        self.outgoing.append(elements.failure("encryption-required"))
 
     def _on_auth(self, element: etree._Element) -> None:
         self._attempts += 1
@@ -264,9 +266,9 @@ class ReceivingStream(ServerStream):
         try:
             self._check_auth(element)
         except sasl.SaslFailure as exc:
-            self._out.append(elements.failure(exc.condition, exc.text))
+            self.outgoing.append(elements.failure(exc.condition, exc.text))
             return
-        self._out.append(elements.SUCCESS)
+        self.outgoing.append(elements.SUCCESS)
         self._authenticate(self.sender, self.target, "external")
         self._restart()
 
@@ -278,7 +280,7 @@ class ReceivingStream(ServerStream):
         sasl.check_initial_response(element.text, self.sender)
 
     def _on_abort(self, element: etree._Element) -> None:
-        self._out.append(elements.failure("aborted"))  # RFC 6120 §6.5.1
+        self.outgoing.append(elements.failure("aborted"))  # RFC 6120 §6.5.1
 
     def _on_result(self, element: etree._Element) -> None:
         sender, target = elements.dialback_addresses(element)
@@ -286,10 +288,10 @@ class ReceivingStream(ServerStream):
             return  # XEP-0220 §3.1: an answer to no question
         error = self._why_no_dialback(sender, target)
         if error:
-            self._out.append(elements.db_result(target, sender, type="error", error=error))
+            self.outgoing.append(elements.db_result(target, sender, type="error", error=error))
         else:
             key = (element.text or "").strip()
-            self._events.append(DialbackKeyReceived(sender, target, key))
+            self.events.append(DialbackKeyReceived(sender, target, key))
 
     def _why_no_dialback(self, sender: str, target: str) -> str:
         """XEP-0220 §2.5: the stanza condition of the refusal, "" if there is none."""
@@ -308,24 +310,24 @@ class ReceivingStream(ServerStream):
             return
         id, key = element.get("id", ""), (element.text or "").strip()
         if self._questions.ask(sender, target, id):
-            self._events.append(VerifyRequested(sender, target, id, key))
+            self.events.append(VerifyRequested(sender, target, id, key))
         else:
-            self._out.append(
+            self.outgoing.append(
                 elements.db_verify(target, sender, id, type="error", error="resource-constraint")
             )
 
     def _on_enable(self, element: etree._Element) -> None:
         # After uncounted stanzas the shell could not tell what an acknowledgement covers.
         if self.received.enabled or self._sent_uncounted or not self.config.use_management:
-            self._out.append(elements.sm_failed("unexpected-request"))
+            self.outgoing.append(elements.sm_failed("unexpected-request"))
             return
         # Both directions count (XEP-0198 §3), though most streams carry stanzas one way: Prosody
         # acknowledges nothing with `h='0'` when it closes.
         self.sent.enabled = self.received.enabled = True
         if elements.is_true(element, "resume"):
             self._allow_resumption(elements.seconds_of(element, "max"))
-        self._out.append(elements.sm_enabled(self._resumption_id, self._resumption_seconds))
-        self._events.append(ManagementEnabled(self._resumption_id))
+        self.outgoing.append(elements.sm_enabled(self._resumption_id, self._resumption_seconds))
+        self.events.append(ManagementEnabled(self._resumption_id))
 
     def _on_enable_too_late(self, element: etree._Element) -> None:
         # It counts from here on, and sends again what we do not acknowledge behind our closing tag.
@@ -356,18 +358,18 @@ class ReceivingStream(ServerStream):
             or not 0 < len(id.encode()) <= MAX_ID_BYTES
             or self.pairs != {(self.sender, self.target)}
         ):
-            self._out.append(elements.sm_failed("item-not-found"))
+            self.outgoing.append(elements.sm_failed("item-not-found"))
         elif self.received.enabled:
-            self._out.append(elements.sm_failed("unexpected-request"))
+            self.outgoing.append(elements.sm_failed("unexpected-request"))
         else:
             self.state = State.RESUMING
-            self._events.append(ResumptionRequested(id, h))
+            self.events.append(ResumptionRequested(id, h))
 
     def _authenticate(self, sender: str, target: str, by: str) -> None:
         self._authenticated = True
         self.authenticated_by = self.authenticated_by or by
         self.pairs.add((sender, target))
-        self._events.append(Authenticated(sender, target, by))
+        self.events.append(Authenticated(sender, target, by))
 
     def _on_bidi(self, element: etree._Element) -> None:
         """XEP-0288 §2.2: it needs no answer, so where it was not offered it does no harm."""

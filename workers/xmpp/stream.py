@@ -86,8 +86,10 @@ class ServerStream(ManagedStream):
         self._parser = parser
         self._deadline: float | None = now + config.limits.authentication_timeout
         self._header_sent = False
-        self._events: list[Event] = []
-        self._out: list[bytes] = []
+        self.events: list[Event] = []
+        """What `events_received` takes."""
+        self.outgoing: list[bytes] = []
+        """What `data_to_send` takes."""
         self._verifies = Outstanding()
         self._may_send = False
         self._sent_uncounted = False
@@ -122,7 +124,7 @@ class ServerStream(ManagedStream):
         """
         if self.state is not State.ESTABLISHED or not self._may_send:
             raise LocalProtocolError(f"no stanzas are sent here, the stream is {self.state.name}")
-        self._out += map(data_of, stanzas)
+        self.outgoing += map(data_of, stanzas)
         if self.sent.enabled:
             self.sent.total += len(stanzas)
         else:
@@ -136,7 +138,7 @@ class ServerStream(ManagedStream):
         if self.sent.enabled:
             raise LocalProtocolError("the peer would count it")
         if self.state is State.ESTABLISHED:
-            self._out.append(data)
+            self.outgoing.append(data)
 
     def send_verify(self, *, sender: str, target: str, id: str, key: str) -> None:
         """Ask the authoritative server about a key; `VerifyAnswered` follows (XEP-0220 §2.1.2).
@@ -148,7 +150,7 @@ class ServerStream(ManagedStream):
             raise LocalProtocolError(f"stream is {self.state.name}")
         if not self._verifies.ask(sender, target, id):
             raise LocalProtocolError("this verification is open, or too many are")
-        self._out.append(elements.db_verify(sender, target, id, key=key))
+        self.outgoing.append(elements.db_verify(sender, target, id, key=key))
 
     def close(self, see_other_uri: str | None = None) -> None:
         """Close our direction; `StreamClosed` follows when the peer has closed too.
@@ -164,7 +166,7 @@ class ServerStream(ManagedStream):
             self._finish(clean=True)
             return
         self.send_ack()  # XEP-0198 §4: recommended before a clean close
-        self._out.append(self._framing.footer(see_other_uri))
+        self.outgoing.append(self._framing.footer(see_other_uri))
         self.state = State.CLOSING
 
     def fail(self, condition: StreamCondition, text: str = "", detail: bytes = b"") -> None:
@@ -172,9 +174,9 @@ class ServerStream(ManagedStream):
         if self.state < State.CLOSING:
             if self.state is not State.WAIT_TLS:
                 self._ensure_header()
-                self._out.append(self._framing.error(condition, text, detail))
-                self._out.append(self._framing.footer())
-            self._events.append(StreamFailed(condition, text, by_peer=False))
+                self.outgoing.append(self._framing.error(condition, text, detail))
+                self.outgoing.append(self._framing.footer())
+            self.events.append(StreamFailed(condition, text, by_peer=False))
         self._finish(clean=False)
 
     def lapse(self) -> None:
@@ -233,13 +235,13 @@ class ServerStream(ManagedStream):
             self._parser.shrink()
 
     def events_received(self) -> list[Event]:
-        events, self._events = self._events, []
+        events, self.events = self.events, []
         return events
 
     def data_to_send(self) -> list[bytes]:
         """What to write: on WebSocket one message each, on TCP to be joined."""
-        out, self._out = self._out, []
-        return out
+        outgoing, self.outgoing = self.outgoing, []
+        return outgoing
 
     # What the roles fill in.
 
@@ -298,7 +300,7 @@ class ServerStream(ManagedStream):
             # We cannot acknowledge after our closing tag, so the peer will send these again.
             return
         self.received.receive(len(stanzas))
-        self._events.append(StanzasReceived(stanzas, self.received.enabled))
+        self.events.append(StanzasReceived(stanzas, self.received.enabled))
 
     def _take_other(self, item: Element) -> None:
         if isinstance(item, RemoteProtocolError):
@@ -326,7 +328,7 @@ class ServerStream(ManagedStream):
         if self.state is State.CLOSING and self.received.enabled:
             return  # as in _flush_stanzas
         self.received.receive(1)
-        self._events.append(StanzaRefused(stanza, item.reason, self.received.enabled))
+        self.events.append(StanzaRefused(stanza, item.reason, self.received.enabled))
 
     def _take_header(self, header: StreamHeader) -> None:
         if self.state is State.WAIT_HEADER:
@@ -351,9 +353,9 @@ class ServerStream(ManagedStream):
         condition, text = elements.parse_stream_error(element)
         if condition is StreamCondition.RESET:  # §4.9.3.16: all must be proved anew, nothing else
             self._note_cut()
-        self._events.append(StreamFailed(condition, text, by_peer=True))
+        self.events.append(StreamFailed(condition, text, by_peer=True))
         if self.state is not State.CLOSING and self._may_write_footer():
-            self._out.append(self._framing.footer())
+            self.outgoing.append(self._framing.footer())
         self._finish(clean=False)
 
     # Closing.
@@ -378,7 +380,7 @@ class ServerStream(ManagedStream):
         if self.state in (State.ESTABLISHED, State.SETTLING):
             self._acknowledge()
         if self._may_write_footer():
-            self._out.append(self._framing.footer())
+            self.outgoing.append(self._framing.footer())
         self._finish(clean=True, see_other_uri=see_other_uri)
 
     def _may_write_footer(self) -> bool:
@@ -395,7 +397,7 @@ class ServerStream(ManagedStream):
         if self._verifies.settle(target, sender, id):
             if outcome not in ("valid", "invalid"):
                 outcome = "error"
-            self._events.append(VerifyAnswered(sender, target, id, outcome))
+            self.events.append(VerifyAnswered(sender, target, id, outcome))
 
     def _restart(self) -> None:
         """Both streams are over without a closing tag (RFC 6120 §4.3.3), and all asked on them."""
@@ -416,7 +418,7 @@ class ServerStream(ManagedStream):
     ) -> None:
         if self.state is not State.CLOSED:
             self.state = State.CLOSED
-            self._events.append(StreamClosed(clean, answered, see_other_uri))
+            self.events.append(StreamClosed(clean, answered, see_other_uri))
 
 
 # XEP-0288 §2.2: the receiving server may send as soon as we are authenticated, so before it has

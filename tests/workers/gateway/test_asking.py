@@ -29,7 +29,7 @@ async def connected(**options: bool) -> tuple[FarServer, Peer]:
 
 def with_one_sent() -> Outbox:
     outbox = Outbox()
-    outbox.push(Batch([message("1")]))
+    outbox.push(Batch([message("1")], 1))
     outbox.take(lambda batch: batch.stanzas)
     return outbox
 

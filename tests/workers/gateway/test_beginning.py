@@ -17,7 +17,7 @@ def stanza(id: str, *, by: str = "", type: str | None = None) -> Stanza:
 
 def hold(beginning: Beginning, *stanzas: Stanza, write: int = 1) -> None:
     for run, sign in beginning.cut(list(stanzas)):
-        beginning.hold(Batch(run), write, sign)
+        beginning.hold(Batch(run, len(run)), write, sign)
 
 
 def order(beginning: Beginning, *, is_enabled: bool = True) -> list[str | None]:

@@ -130,7 +130,7 @@ async def test_queues_that_hold_too_much_together_may_hold_less_each(account: Ac
     hops = [scene.router.to_remote(DomainPair("a.example", f"b{n}.example")) for n in range(3)]
     await asyncio.sleep(0)  # they begin to connect
     for hop in hops:
-        hop.outbox.push(Batch([message("1", body="x" * (3 * LEAST_QUEUE))]))
+        hop.outbox.push(Batch([message("1", body="x" * (3 * LEAST_QUEUE))], 1))
     seen = []
     for _ in range(3):
         scene.budget.each_second()

@@ -285,7 +285,7 @@ def test_what_failed_is_bounced_when_its_reply_has_arrived(scene: Scene) -> None
     batch = scene.accept(message("1"), message("2"))
     failed = scene.outbox.fail_all()
     back = Outbox()
-    back.push(Batch([message("r1"), message("r2")], Replies(failed)))
+    back.push(Batch([message("r1"), message("r2")], 2, Replies(failed)))
     back.take(lambda batch: batch.stanzas)
     assert scene.counters[BOUNCED] == 0 and batch.settled == 0
     back.acknowledge(1, ACK_SM)

@@ -7,7 +7,7 @@ from workers.gateway.outbox import Outbox
 
 
 def _lost(outbox: Outbox, *ids: str) -> Isolation:
-    outbox.push(Batch([message(id) for id in ids]))
+    outbox.push(Batch([message(id) for id in ids], len(ids)))
     return Isolation(outbox)
 
 

@@ -67,7 +67,7 @@ async def test_nor_on_a_stream_that_another_domain_opened(gateway: GatewayScene)
     await gateway.start(remote={"auth": ("external",)})
     peer = await gateway.open_remote(sender="other.example", known=False, verify_only=True)
     stream = peer.session.stream
-    stream._out.append(
+    stream.outgoing.append(
         f"<db:result xmlns:db='jabber:server:dialback' from='{REMOTE}' to='{LOCAL}'>key"
         "</db:result>".encode()
     )
@@ -100,7 +100,7 @@ async def test_before_it_has_proved_one_a_stream_may_only_speak_of_its_own_domai
     await gateway.start()
     peer = await gateway.open_remote(known=False, verify_only=True)
     peer.session.stream.send_verify(sender="victim.example", target=LOCAL, id="one", key="k")
-    peer.session.stream._out.append(
+    peer.session.stream.outgoing.append(
         "<db:result xmlns:db='jabber:server:dialback' from='victim.example' "
         f"to='{LOCAL}'>key</db:result>".encode()
     )
@@ -214,7 +214,7 @@ async def answer_to_key(
         answer(stream, **told)
 
     monkeypatch.setattr(ReceivingStream, "answer_dialback", noted)
-    peer.session.stream._out.append(key(sender))
+    peer.session.stream.outgoing.append(key(sender))
     peer.session.write()
     await until(lambda: answers)
     return answers[0]

@@ -287,7 +287,7 @@ async def test_a_stream_closed_while_it_is_being_opened_is_read_first(
     def send_behind_header(self: InitiatingStream) -> None:
         restart(self)
         if self.authenticated_by:
-            self._out.append(message("1").data)
+            self.outgoing.append(message("1").data)
 
     monkeypatch.setattr(LocalSource, "_on_authenticated", close_then)
     monkeypatch.setattr(InitiatingStream, "_restart", send_behind_header)

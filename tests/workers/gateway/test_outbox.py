@@ -254,8 +254,8 @@ def test_each_outcome_has_its_counter(told: Told, outbox: Outbox) -> None:
 
 
 def test_our_own_bounces_have_no_origin_and_are_counted_nowhere(outbox: Outbox) -> None:
-    outbox.push(Batch(some(2)))
-    outbox.push(Batch(some(1)))
+    outbox.push(Batch(some(2), 2))
+    outbox.push(Batch(some(1), 1))
     outbox.take(same)
     outbox.acknowledge(2, ACK_SM)
     outbox.take_back()
@@ -453,7 +453,7 @@ def test_a_batch_that_is_split_is_counted_once_and_told_in_order() -> None:
 def test_a_piece_is_taken_at_a_time_and_the_bytes_add_up() -> None:
     outbox = Outbox()
     for start in range(5):
-        outbox.push(Batch([a_stanza(str(start * 2)), a_stanza(str(start * 2 + 1))]))
+        outbox.push(Batch([a_stanza(str(start * 2)), a_stanza(str(start * 2 + 1))], 2))
     whole = outbox.waiting_bytes
     batch = whole // 5
     taken = [s.id for s in outbox.take(same, batch + 1)]

@@ -22,7 +22,7 @@ class Stream(ManagedStream):
         super().__init__()
         self.state = State.ESTABLISHED
         self.sender, self.target = "a.example", "b.example"
-        self._events, self._out = [], []
+        self.events, self.outgoing = [], []
         self._resumption_id, self._resumption_seconds = "id", 60
         self.sent.enabled = True
 
@@ -79,7 +79,7 @@ def test_what_arrived_is_acknowledged_and_the_rest_sent_again_as_it_was(scene: S
     successor.resume(scene.stream, 1)
     assert scene.recovery.take_up(successor) == []
     assert (scene.handled, scene.counters[ACK_SM], scene.counters[REPLAYED]) == (1, 1, 0)
-    assert successor._out == [request("2").data, message("3").data]
+    assert successor.outgoing == [request("2").data, message("3").data]
     assert scene.recovery.suspended is None and scene.outbox.unacknowledged == 2
 
 
@@ -101,7 +101,7 @@ def test_an_attempt_that_was_lost_in_its_turn_counts_once(scene: Scene) -> None:
     successor.resume(scene.stream, 2)
     scene.recovery.take_up(successor)
     assert scene.counters[ACKNOWLEDGED] == 2
-    assert successor._out == [message("3").data]
+    assert successor.outgoing == [message("3").data]
 
 
 def test_a_successor_that_ended_already_is_sent_nothing(scene: Scene) -> None:
@@ -110,7 +110,7 @@ def test_a_successor_that_ended_already_is_sent_nothing(scene: Scene) -> None:
     successor.resume(scene.stream, 1)
     successor.state = State.CLOSED
     assert scene.recovery.take_up(successor) == []
-    assert successor._out == [] and scene.outbox.unacknowledged == 2
+    assert successor.outgoing == [] and scene.outbox.unacknowledged == 2
 
 
 def test_a_successor_that_knows_less_gets_all_that_is_unacknowledged(scene: Scene) -> None:
@@ -121,7 +121,7 @@ def test_a_successor_that_knows_less_gets_all_that_is_unacknowledged(scene: Scen
     successor.resume(scene.stream, 0)
     scene.recovery.take_up(successor)
     assert scene.counters[ACKNOWLEDGED] == 2
-    assert successor._out == [message("3").data]
+    assert successor.outgoing == [message("3").data]
 
 
 def test_when_another_worker_resumed_it_nothing_is_uncertain(scene: Scene) -> None:

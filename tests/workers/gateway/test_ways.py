@@ -301,7 +301,7 @@ async def test_nothing_else_comes_back(gateway: GatewayScene) -> None:
     await gateway.start()
     await gateway.open_local()
     (session,) = gateway.remote.sessions
-    session.stream._out.append(message("x", sender="thief.example", target=LOCAL).data)
+    session.stream.outgoing.append(message("x", sender="thief.example", target=LOCAL).data)
     session.write()
     await until(lambda: session.ended)
     assert not gateway.local.got
