@@ -52,6 +52,8 @@ from workers.xmpp.stream import StreamConfig
 ACKNOWLEDGED = 64
 SENDER, TARGET = "capulet.example", "montague.example"
 URL = "wss://gw.example/xmpp-s2s"
+# Counted as always, but nobody rests.
+_CONFIG = Config(limits=Limits(bytes_per_second=0, stanzas_per_second=0))
 
 
 def stanzas(count: int) -> list[bytes]:
@@ -169,7 +171,7 @@ class Rig:
         self._client = client_context(pair) if tls else None
         self.next_session: Session
         connector = cast(Any, SimpleNamespace(connect=self._connect))
-        self.router = Router(Config(), self.account, connector, connector, journal)
+        self.router = Router(_CONFIG, self.account, connector, connector, journal)
         self.source_wire: Wire
         self.hop_wire: Wire
 
@@ -199,6 +201,7 @@ class Rig:
         source = RemoteSource(cast(Any, SimpleNamespace(router=self.router)))
         source.attach(cast(WebSocketSession, session))
         source.pairs[DomainPair(TARGET, SENDER)] = "external"
+        source.session.websocket.meter = self.router.allowances.of(SENDER)
         await _authenticate(self.source_wire, WebSocketFraming(), masked, enable=self.resendable)
         session.owner = source
         hop = TcpSession(_initiating(StreamParser, StreamFraming()), NoOwner(), is_server=False)

@@ -37,8 +37,14 @@ class Bucket:
 
     def take(self, count: float, now: float) -> float:
         """Take `count`, whatever is left; returns for how many seconds to take no more."""
-        paid = max(self._paid_until, now - self._burst) + count * self._cost
-        self._paid_until = paid = min(paid, now + self._debt)
+        # Twice a read: max and min would cost 0.4 µs.
+        paid, oldest, latest = self._paid_until, now - self._burst, now + self._debt
+        if paid < oldest:
+            paid = oldest
+        paid += count * self._cost
+        if paid > latest:
+            paid = latest
+        self._paid_until = paid
         return paid - now
 
     def take_if_left(self, count: float, now: float) -> bool:

@@ -174,10 +174,11 @@ class Channel(asyncio.BufferedProtocol):
         self._pending_bytes += len(data)
         if not self._flush_scheduled:
             self._flush_scheduled = True
-            after_read(self._loop, self._flush_turn)
+            after_read(self._loop, self.flush)
 
     def flush(self) -> None:
         """Send now what was written, where the next step depends on it."""
+        self._flush_scheduled = False
         transport = self._transport
         if not self._pending or transport is None or transport.is_closing():
             return
@@ -366,7 +367,11 @@ class Channel(asyncio.BufferedProtocol):
         _is_reading = True
         has_sent, self._has_sent = self._has_sent, False
         try:
-            self.take(bytes(_buffer[:nbytes]))
+            data = bytes(_buffer[:nbytes])
+            if self.turns is None:
+                self.data_received(data)
+            else:
+                self.take(data)
         finally:
             _end_read(self._loop)
         sock = self._quick_ack_socket
@@ -463,10 +468,6 @@ class Channel(asyncio.BufferedProtocol):
             self._held ^= why
             if not self._held:
                 self._transport.resume_reading()
-
-    def _flush_turn(self) -> None:
-        self._flush_scheduled = False
-        self.flush()
 
     def _tell_established(self) -> None:
         if self.owner is not None:

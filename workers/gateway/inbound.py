@@ -96,7 +96,7 @@ class InboundSource(Source):
         self._progress.ring()
 
     def _forward(self, pair: DomainPair, stanzas: list[Stanza]) -> None:
-        if self.origin.resendable and not self.router.requests.is_suspicious(pair):
+        if self.origin.resendable and pair not in self.router.requests.suspicious:
             self._send(pair, stanzas)
         else:
             way_back = partial(self.router.to_remote, pair)

@@ -166,10 +166,10 @@ class LocalSource(Source):
             for run, sign in self._beginning.cut(stanzas):
                 hold = partial(self._hold, sign=sign)
                 self.admit(self.pair, run, hold, self._way_back)
-        elif not event.resendable or self.router.requests.is_suspicious(self.pair):
+        elif not event.resendable or self.pair in self.router.requests.suspicious:
             self.admit(self.pair, stanzas, self._forward, self._way_back)
-        else:
-            self._forward(stanzas)
+        else:  # as `_forward`, in line
+            self._send(self.origin.accept(stanzas, self._loop.time()))
 
     def _forward(self, stanzas: list[Stanza]) -> None:
         self._send(self.origin.accept(stanzas, self._loop.time()))

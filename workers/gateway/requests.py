@@ -69,7 +69,8 @@ class Requests:
 
     def __init__(self) -> None:
         self._known: dict[DomainPair, OrderedDict[Key, tuple[float, Repeat]]] = {}
-        self._uncertain: dict[DomainPair, float] = {}
+        self.suspicious: dict[DomainPair, float] = {}
+        """A dead worker had requests of these pairs: look at each that comes. Since when."""
 
     def remember(self, pair: DomainPair, keys: Iterable[Key], now: float) -> None:
         """A stream that has ended brought these, and they may come again."""
@@ -78,11 +79,7 @@ class Requests:
     def suspect(self, pair: DomainPair, keys: Iterable[Key], now: float) -> None:
         """A dead worker may have sent these."""
         self._note(pair, keys, now, Repeat.UNCERTAIN)
-        self._uncertain[pair] = now
-
-    def is_suspicious(self, pair: DomainPair) -> bool:
-        """A dead worker had requests of this pair: look at each that comes."""
-        return pair in self._uncertain
+        self.suspicious[pair] = now
 
     def judge(self, pair: DomainPair, stanza: Stanza, now: float) -> Repeat | None:
         """Whether a stanza is a request that came before; None if it did not."""
@@ -99,9 +96,9 @@ class Requests:
                 known.popitem(last=False)
             if not known:
                 del self._known[pair]
-        for pair, at in list(self._uncertain.items()):
+        for pair, at in list(self.suspicious.items()):
             if now - at > MAX_AGE:
-                del self._uncertain[pair]
+                del self.suspicious[pair]
 
     def _note(self, pair: DomainPair, keys: Iterable[Key], now: float, repeat: Repeat) -> None:
         known = self._known.setdefault(pair, OrderedDict())

@@ -113,15 +113,9 @@ class TLSEngine:
 
         After the peer's close_notify `peer_closed` is true and nothing more is returned.
         """
-        into = self._connection._into_ssl
         plaintext: list[bytes] = []
-        for start in range(0, len(data), _SLICE):
-            piece = data[start : start + _SLICE]
-            if lib.BIO_write(into, piece, len(piece)) != len(piece):
-                raise MemoryError  # there is no other reason
-            if not (self.established or self.handshake()):
-                continue
-            if not self._read_into(plaintext):
+        for start in (0,) if len(data) <= _SLICE else range(0, len(data), _SLICE):
+            if not self._read_into(plaintext, data[start : start + _SLICE]):
                 break
         if lib.BIO_get_mem_data(self._connection._from_ssl, _NULL):
             self._collect()
@@ -136,10 +130,15 @@ class TLSEngine:
         self.record_sizes = tuple(map(len, plaintext))
         return b"".join(plaintext)
 
-    def _read_into(self, plaintext: list[bytes]) -> bool:
-        """Decrypt all complete records; false when the peer has sent its last one."""
+    def _read_into(self, plaintext: list[bytes], piece: bytes) -> bool:
+        """Decrypt all records complete by now; false when the peer has sent its last one."""
         connection = self._connection
-        ssl, into, buffer = connection._ssl, connection._into_ssl, _new_buffer(_chars, RECORD)
+        ssl, into = connection._ssl, connection._into_ssl
+        if lib.BIO_write(into, piece, len(piece)) != len(piece):
+            raise MemoryError  # there is no other reason
+        if not (self.established or self.handshake()):
+            return True
+        buffer = _new_buffer(_chars, RECORD)
         # To ask for a record that is not there would cost 0.6 µs. None is inside OpenSSL: it takes
         # one at a time from the BIO, and a whole one fits in the buffer.
         while lib.BIO_get_mem_data(into, _NULL):

@@ -80,6 +80,7 @@ class WebSocket:
         "_deaf",
         "_expected_beginning",
         "_expected_mask",
+        "_head",
         "_held_pong",
         "_loop",
         "_masks",
@@ -108,6 +109,8 @@ class WebSocket:
         self._expected_mask = 0 if self._masks else 0x80
         self._expected_beginning = bytes((TEXT_FIN, self._expected_mask | 126))
         self._max_message = protocol.max_message_size or 2**20
+        # Of the HTTP message that opens, as far as it has come; None when it is complete.
+        self._head: bytearray | None = None
         # Bytes of an incomplete frame; `_needed` is how many it takes to go on.
         self._buffer = bytearray()
         self._needed = 0
@@ -211,6 +214,9 @@ class WebSocket:
     def tls_established(self) -> None: ...
 
     def data_received(self, data: bytes) -> None:
+        if self._head is not None:
+            self._take_head(data)
+            return
         if self._deaf:
             return
         size = len(data)
@@ -225,6 +231,10 @@ class WebSocket:
             data = bytes(buffer)
             buffer.clear()
         self._take(data, size)
+
+    def _take_head(self, data: bytes) -> None:
+        """The roles' own: how a WebSocket opens."""
+        raise NotImplementedError
 
     def _go_on(self) -> None:
         """Our next turn: cut what was left."""

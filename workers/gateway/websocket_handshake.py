@@ -13,15 +13,12 @@ _END_OF_HEAD = b"\r\n\r\n"
 class OpeningWebSocket(WebSocket):
     """Tells its head, once it is whole, and what came behind it."""
 
-    __slots__ = ("_head",)
+    __slots__ = ()
 
-    _head: bytearray | None
-
-    def data_received(self, data: bytes) -> None:
+    def _take_head(self, data: bytes) -> None:
         head = self._head
         if head is None:
-            super().data_received(data)
-            return
+            raise AssertionError("the head is complete")
         searched = max(0, len(head) - 3)
         head += data
         end = head.find(_END_OF_HEAD, searched)

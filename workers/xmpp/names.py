@@ -9,6 +9,7 @@ costs the path nothing. Where the library hides it, the number is unknown and me
 
 import ctypes
 from collections.abc import Callable
+from functools import partial
 
 from lxml import etree
 
@@ -84,7 +85,9 @@ def _live() -> Callable[[], int]:
     places = [place for place in places if place.value == names_held()]
     etree.fromstring(b"<fedgate-names-self-test-b fedgate-names-self-test-c=''/>")
     places = [place for place in places if place.value == names_held()]
-    return (lambda: places[0].value) if places and names_held() != before else lambda: 0
+    if not places or names_held() == before:
+        return lambda: 0
+    return partial(getattr, places[0], "value")
 
 
 names_now: Callable[[], int] = _live()
