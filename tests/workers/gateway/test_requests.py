@@ -36,9 +36,9 @@ def test_old_ones_are_forgotten() -> None:
     requests.remember(PAIR, [KEY], 0.0)
     requests.suspect(OTHER, [("x@a.example", "1")], 1.0)
     assert requests.judge(PAIR, iq("1"), MAX_AGE) is None
-    assert requests.is_suspicious(OTHER) and not requests.is_suspicious(PAIR)
+    assert OTHER in requests.suspicious and PAIR not in requests.suspicious
     requests.forget_old(MAX_AGE + 2.0)
-    assert not requests.is_suspicious(OTHER)
+    assert OTHER not in requests.suspicious
     assert requests.judge(OTHER, iq("1"), 1.0) is None
 
 
