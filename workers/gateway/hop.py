@@ -22,7 +22,7 @@ from workers.gateway.bell import Bell
 from workers.gateway.failure import HopFailed
 from workers.gateway.flow import Batch, Failed
 from workers.gateway.isolation import Isolation
-from workers.gateway.outbox import Outbox, size_of
+from workers.gateway.outbox import Outbox, bytes_of
 from workers.gateway.pace import Pace, Pausable, QueueLimit
 from workers.gateway.patience import Patience
 from workers.gateway.recovery import Recovery
@@ -177,8 +177,8 @@ class Hop:
             or self._isolation.is_careful
         ):
             return False
-        size = size_of(batch)
-        if size > min(PIECE, stream.peer_max_bytes or PIECE):
+        size = bytes_of(batch.stanzas)
+        if size > PIECE or 0 < stream.peer_max_bytes < size:
             return False
         if not outbox.unacknowledged:
             self._asking.note_progress()

@@ -53,7 +53,7 @@ class Outbox:
         if self._waiting is NO_QUEUE:
             self._grow()
         self._waiting.append(batch)
-        self.waiting_bytes += size_of(batch)
+        self.waiting_bytes += _size(batch)
 
     def push_sent(self, batch: Batch, size: int) -> None:
         """While nothing waits: as `push` and `take`. The batch is new, certain, of `size` bytes."""
@@ -72,7 +72,7 @@ class Outbox:
             self.push(batch)
         else:
             self._waiting.insert(at, batch)
-            self.waiting_bytes += size_of(batch)
+            self.waiting_bytes += _size(batch)
 
     def _grow(self) -> None:
         self._waiting, self._sent = deque(), deque()
@@ -98,17 +98,17 @@ class Outbox:
         while waiting and not waiting[0].held and taken < most:
             batch = waiting.popleft()
             if batch.uncertain:
-                self.waiting_bytes -= size_of(batch)
+                self.waiting_bytes -= _size(batch)
                 batch.stanzas = mark_late(batch)
-                self.waiting_bytes += size_of(batch)
+                self.waiting_bytes += _size(batch)
             stanzas += batch.stanzas
             self._sent.append(batch)
             if is_piece:
-                taken += size_of(batch)
+                taken += _size(batch)
         if not waiting:
             left = 0
         else:
-            left = self.waiting_bytes - taken if is_piece else sum(map(size_of, waiting))
+            left = self.waiting_bytes - taken if is_piece else sum(map(_size, waiting))
         self.unacknowledged_bytes += self.waiting_bytes - left
         self.waiting_bytes = left
         self.unacknowledged += len(stanzas)
@@ -119,7 +119,7 @@ class Outbox:
         """Like `take`, the first stanza alone."""
         self._separate_first()
         others, self._waiting = self._waiting, deque([self._waiting.popleft()])
-        others_bytes = self.waiting_bytes - size_of(self._waiting[0])
+        others_bytes = self.waiting_bytes - _size(self._waiting[0])
         self.waiting_bytes -= others_bytes
         stanzas = self.take(mark_late)
         self._waiting, self.waiting_bytes = others, others_bytes
@@ -129,7 +129,7 @@ class Outbox:
         """Take the first stanza that waits out of the outbox: it will not be sent any more."""
         self._separate_first()
         batch = self._waiting.popleft()
-        self.waiting_bytes -= size_of(batch)
+        self.waiting_bytes -= _size(batch)
         return [Failed(stanza, batch) for stanza in batch.stanzas]
 
     @property
@@ -157,7 +157,7 @@ class Outbox:
             batch = sent[0]
             first, stanzas = batch.first, batch.stanzas
             taken = min(count, len(stanzas) - first)
-            freed += _bytes(stanzas[first : first + taken])
+            freed += bytes_of(stanzas[first : first + taken])
             batch.first += taken
             count -= taken
             if batch.first == len(stanzas):
@@ -243,7 +243,7 @@ class Outbox:
             self._sent = deque()
         self._barriers.clear()
         self.unacknowledged = self.unacknowledged_bytes = self.unmarked = 0
-        self.waiting_bytes = sum(size_of(batch) for batch in self._waiting)
+        self.waiting_bytes = sum(_size(batch) for batch in self._waiting)
 
     def remove_larger(self, limit: int) -> list[Failed]:
         """Take out of what waits the stanzas of more than `limit` bytes."""
@@ -256,7 +256,7 @@ class Outbox:
                 batch.stanzas = [s for s in batch.stanzas if len(s.data) <= limit]
         if failed:
             self._waiting = deque(batch for batch in self._waiting if batch.stanzas)
-        self.waiting_bytes = sum(size_of(batch) for batch in self._waiting)
+        self.waiting_bytes = sum(_size(batch) for batch in self._waiting)
         return failed
 
     def fail_all(self) -> list[Failed]:
@@ -275,12 +275,12 @@ class Outbox:
         return failed
 
 
-def size_of(batch: Batch) -> int:
-    """The bytes of what is still to be sent or acknowledged."""
-    return _bytes(batch.stanzas[batch.first :])
+def _size(batch: Batch) -> int:
+    return bytes_of(batch.stanzas[batch.first :])
 
 
-def _bytes(stanzas: list[Stanza]) -> int:
+def bytes_of(stanzas: list[Stanza]) -> int:
+    """How large they are on a WebSocket, without the frames."""
     if len(stanzas) == 1:
         return len(stanzas[0].data)
     return sum(map(len, map(data_of, stanzas)))
