@@ -133,6 +133,7 @@ def _tls_record(batch: list[bytes]) -> Callable[[], object]:
     return run
 
 
+BARE = "lxml parse and serialise"
 TCP_PARSER = "TCP parser (bytes to stanzas)"
 MESSAGE_PARSER = "WebSocket parser (messages to stanzas)"
 FRAMES_OUT = "WebSocket frames out, masked"
@@ -141,7 +142,7 @@ TLS_RECORD = "TLS record, out and in"
 
 SUBJECTS: dict[str, Callable[[list[bytes]], Callable[[], object]]] = {
     "lxml parse": _bare_parse,
-    "lxml parse and serialise": _parse_and_serialise,
+    BARE: _parse_and_serialise,
     TCP_PARSER: _stream_parser,
     MESSAGE_PARSER: _message_parser,
     "websockets Frame out, masked": _frames_out,

@@ -13,11 +13,10 @@ from loadtest.micro_path import stanzas
 PART = "parts"
 PATH_GOAL = 1.5
 JOURNAL_GOAL = 20.0
-_BARE = "lxml parse and serialise"
 # A worker takes frames or stanzas apart on one leg and puts them together on the other.
 _PATHS = {
-    "whole path out, TLS": (_BARE, "websockets Frame out, masked", micro.TLS_RECORD),
-    "whole path in, TLS": ("websockets Protocol in, masked", _BARE, micro.TLS_RECORD),
+    "whole path out, TLS": (micro.BARE, "websockets Frame out, masked", micro.TLS_RECORD),
+    "whole path in, TLS": ("websockets Protocol in, masked", micro.BARE, micro.TLS_RECORD),
 }
 _COUNT = 6000
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+from loadtest.bench.calibration import BATCH, paced_to_saturated
 from loadtest.bench.flood import Flood, Flow, flood
 from loadtest.bench.rig import Rig
 from loadtest.bench.row import Row
@@ -48,11 +49,20 @@ async def _one_way(run: Run, part: str, *, inbound: bool) -> AsyncIterator[Row]:
         await rig.open(inbound=inbound)
         await warm_up(rig, flow)
         found = await repeated(rig, run, flows)
+        run.say("the machine")
+        bare = [paced_to_saturated(PACE, PACE) for _ in range(run.repeats)]
     goals = {saturated: SATURATED_GOAL, paced: PACED_GOAL}
     for name, floods in found.items():
         yield cpu_row(part, name, floods, goal=goals.get(name))
     for kind, base in (("saturated", saturated), ("paced", paced)):
         yield mixed_row(part, kind, found[f"mixed stanzas, {kind}"], found[base])
+    ratios = [
+        slow.microseconds / fast.microseconds
+        for slow, fast in zip(found[paced], found[saturated], strict=True)
+    ]
+    yield Row(part=part, name="a stanza paced to saturated", unit="×", samples=ratios)
+    name = f"bare XML, {BATCH} at once, paced to saturated"
+    yield Row(part=part, name=name, unit="×", samples=bare, note="what the machine makes of it")
 
 
 def mixed_row(part: str, kind: str, mixed: list[Flood], messages: list[Flood]) -> Row:

@@ -1,0 +1,35 @@
+"""How much dearer the machine makes the same work when it comes in portions with pauses between.
+
+While nothing runs a processor loses its caches to others, on a virtual machine also to other
+machines, and takes a while to come up to speed. A worker at half of its load shows that, too.
+"""
+
+import time
+
+from loadtest import micro
+from loadtest.micro_path import stanzas
+
+BATCH = 48
+"""About what a worker reads at once when it is paced."""
+
+
+def paced_to_saturated(rate: float, count: int) -> float:
+    """CPU of lxml parsing and serialising `count` messages at `rate` a second, to that in a row.
+
+    Takes the time of `count` messages twice; nothing else happens in this thread meanwhile.
+    """
+    work = micro.SUBJECTS[micro.BARE](stanzas(BATCH))
+    rounds = max(1, count // BATCH)
+    spent = []
+    for pause in (0.0, BATCH / rate):
+        work()
+        total, due = 0, time.monotonic()
+        for _ in range(rounds):
+            begun = time.thread_time_ns()
+            work()
+            total += time.thread_time_ns() - begun
+            due += pause
+            if (wait := due - time.monotonic()) > 0:
+                time.sleep(wait)
+        spent.append(total)
+    return spent[1] / spent[0]
