@@ -430,6 +430,8 @@ class WebSocketSession(Session):
 
     def keep_alive(self) -> None:
         """In each `ping_interval`."""
+        if not self._is_attached:
+            return  # it has opened this moment, and others of its beat long ago
         # xmpp-proxy stops reading after a surprise and keeps the socket: only silence tells.
         if not self.is_reading:
             self._unanswered = 0  # its answers wait

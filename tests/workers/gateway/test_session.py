@@ -212,6 +212,33 @@ async def test_a_server_that_speaks_first_is_refused(short_times: None) -> None:
 
 
 @on_quiet_loop
+async def test_a_turn_may_come_before_the_websocket_is_handed_over(short_times: None) -> None:
+    far = await FarServer().serve_websocket()
+    parser = MessageParser(StreamConfig().limits)
+    stream = InitiatingStream(
+        StreamConfig(),
+        WebSocketFraming(),
+        parser.parse,
+        parser,
+        0.0,
+        sender="a.example",
+        target="b",
+    )
+    session = WebSocketSession(stream, Peer())
+    websocket = await connect(
+        "ws://127.0.0.1/xmpp-s2s", session, address=("127.0.0.1", far.port), context=None
+    )
+    for _ in range(9):
+        session.keep_alive()
+    session.attach(websocket)
+    assert not session.channel.is_closing
+    session.keep_alive()
+    assert session._unanswered == 1
+    session.abort("done")
+    await far.close()
+
+
+@on_quiet_loop
 async def test_negotiation_has_a_deadline(short_times: None) -> None:
     far = await FarServer().serve_tcp()
     reader, writer = await asyncio.open_connection("127.0.0.1", far.port)
