@@ -14,7 +14,7 @@ FLAT = 1.05
 STANZAS, FULL_STANZAS = 300_000, 2_000_000
 SESSIONS, FULL_SESSIONS = 2000, 100_000
 WARM_UP_SESSIONS = 2500
-"""Until then what sessions leave behind has been collected once, and its place is used again."""
+"""Until then what is made once has been made, and the places of ended sessions are used again."""
 STEPS = 10
 AT_A_TIME = 100
 MEBIBYTE = 2**20

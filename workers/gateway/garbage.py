@@ -4,8 +4,8 @@ Left to itself, Python goes through all objects of the oldest generation every 9
 that nothing has freed again: some 320 objects per open session, so that with 2,000 sessions nothing
 else goes on for half a second, every 20 to 30 seconds, to find what a few ended sessions have left.
 So what has been looked at once is frozen, and later looks are at what is new. Reference counts free
-what is frozen all the same; only cycles stay, as those of ended sessions are. Once that may be
-much, all is looked at.
+what is frozen all the same, ended sessions with all their parts; only cycles stay, such as failures
+are in with those they were told to. Once that may be much, all is looked at.
 """
 
 import gc
