@@ -251,7 +251,8 @@ class Hop:
 
     def cut(self) -> None:
         """End at once; what is in the outbox stays unsettled."""
-        self._task.cancel()
+        # A task that is cancelled before it has begun ends without a word: nobody would be told.
+        self._loop.call_soon(self._task.cancel)
         self._abort("the gateway stops")
 
     def describe(self) -> dict[str, Any]:

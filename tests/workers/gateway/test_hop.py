@@ -280,6 +280,15 @@ async def test_an_unused_hop_is_closed_in_order(
     assert scene.far.ended == ["closed"]
 
 
+async def test_a_hop_that_is_cut_before_its_first_turn_ends_all_the_same(scene: HopScene) -> None:
+    await scene.far.serve_tcp()
+    hop = scene.start_hop()
+    hop.cut()
+    await until(lambda: scene.ended == [hop])
+    with pytest.raises(asyncio.CancelledError):
+        await hop.wait_open()
+
+
 @on_quiet_loop
 async def test_cutting_leaves_what_is_held_unsettled(scene: HopScene) -> None:
     await scene.far.serve_tcp()
