@@ -32,6 +32,7 @@ from workers.xmpp.parsed import (
     StreamFooter,
     header_of,
     refusal,
+    serialised,
     undecodable,
 )
 from workers.xmpp.reader import document_parser
@@ -122,7 +123,7 @@ class MessageParser:
         tag = element.tag
         if tag not in _PLAIN:
             return False
-        written = etree.tostring(element, encoding="utf-8")
+        written = serialised(element, is_ascii=message.isascii())
         has_odd_names = is_beyond_ascii(written)
         name = STANZAS.get(tag)
         if name and len(written) <= judge.plain_size and not has_odd_names:  # the common case
@@ -150,7 +151,7 @@ class MessageParser:
         for child in children:
             if child.tail != _SECRET or child.tag not in _PLAIN:
                 return False
-        written = etree.tostring(root, encoding="utf-8")
+        written = serialised(root, is_ascii=joined.isascii())
         pieces = written.split(_SEPARATOR)
         if len(pieces) != count + 2:
             raise AssertionError("the serializer lost or made separators")
