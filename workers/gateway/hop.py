@@ -239,7 +239,7 @@ class Hop:
         session = self.session
         if session is not None and self._may_close(session):
             self._close_session(session)
-        await asyncio.shield(self._task)
+        await asyncio.wait([self._task])  # it may be cut meanwhile: no reason to cancel us
 
     def _may_close(self, session: Session) -> bool:
         """All is acknowledged, or the end of the stream will do it (see `on_event`).

@@ -280,6 +280,20 @@ async def test_an_unused_hop_is_closed_in_order(
     assert scene.far.ended == ["closed"]
 
 
+@on_quiet_loop
+async def test_whoever_waits_for_the_end_of_a_hop_survives_that_it_is_cut(scene: HopScene) -> None:
+    await scene.far.serve_tcp()
+    hop = scene.start_hop()
+    await hop.wait_open()
+    scene.far.handles = False
+    scene.send(message("1"))
+    closing = asyncio.create_task(hop.close())
+    await asyncio.sleep(0)
+    hop.cut()
+    await closing
+    assert scene.ended == [hop]
+
+
 async def test_a_hop_that_is_cut_before_its_first_turn_ends_all_the_same(scene: HopScene) -> None:
     await scene.far.serve_tcp()
     hop = scene.start_hop()
