@@ -146,6 +146,24 @@ class Origin:
     their arrival, has passed on: they are settled, or kept by the journal.
     """
 
+    __slots__ = (
+        "_busy",
+        "_exposed",
+        "_journal",
+        "_on_handled",
+        "_pending",
+        "_ring",
+        "_unreported",
+        "accepted",
+        "counters",
+        "has_ring",
+        "kind",
+        "lost",
+        "on_requests",
+        "repeats_requests",
+        "resendable",
+    )
+
     def __init__(
         self,
         counters: Counters,

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 class InboundSource(Source):
     """Gives a remote server's stanzas to the hops to the local server."""
 
+    __slots__ = (
+        "_hops",
+        "_progress",
+    )
+
     def __init__(self, router: "Router") -> None:
         super().__init__(router, "in")
         self._hops: dict[DomainPair, Hop] = {}

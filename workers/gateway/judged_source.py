@@ -32,6 +32,13 @@ _WITH_CERTIFICATE = {"external", "dialback-with-cert"}
 class JudgedSource(InboundSource):
     """Decides what its peer may use as proof, and looks after the keys that come."""
 
+    __slots__ = (
+        "_listener",
+        "_proved_until",
+        "pairs",
+        "session",
+    )
+
     session: WebSocketSession
 
     def __init__(self, listener: "PublicListener") -> None:

@@ -29,7 +29,7 @@ from workers.gateway.session import WebSocketSession
 from workers.gateway.siblings import Siblings
 from workers.gateway.tls import OwnCertificates
 from workers.gateway.websocket_accept import AcceptedWebSocket, Endpoint
-from workers.xmpp.framing import WebSocketFraming
+from workers.xmpp.framing import WEBSOCKET_FRAMING
 from workers.xmpp.parser import MessageParser
 from workers.xmpp.receiving import ReceivingStream
 from workers.xmpp.stream import StreamConfig
@@ -193,7 +193,7 @@ class PublicListener:
         source = RemoteSource(self)
         stream = ReceivingStream(
             self._stream_config,
-            WebSocketFraming(),
+            WEBSOCKET_FRAMING,
             parser.parse,
             parser,
             asyncio.get_running_loop().time(),

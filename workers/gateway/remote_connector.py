@@ -28,7 +28,7 @@ from workers.gateway.racing import STAGGER, NotConnected, connect_any
 from workers.gateway.session import SessionOwner, WebSocketSession
 from workers.gateway.tls import OwnCertificates, client_context
 from workers.gateway.websocket_connect import WebSocketFailed, connect
-from workers.xmpp.framing import WebSocketFraming
+from workers.xmpp.framing import WEBSOCKET_FRAMING
 from workers.xmpp.initiating import InitiatingStream
 from workers.xmpp.management import Suspended
 from workers.xmpp.parser import MessageParser
@@ -237,7 +237,7 @@ class RemoteConnector:
         )
         stream = InitiatingStream(
             config,
-            WebSocketFraming(),
+            WEBSOCKET_FRAMING,
             parser.parse,
             parser,
             _now(),

@@ -44,6 +44,14 @@ class RemoteSource(JudgedSource):
     When its connection is lost it may stay for a while: another session may go on with it.
     """
 
+    __slots__ = (
+        "_changed",
+        "_is_over",
+        "_is_uncertain",
+        "_suspended",
+        "way_back",
+    )
+
     def __init__(self, listener: "PublicListener") -> None:
         super().__init__(listener)
         self.way_back: Hop | None = None

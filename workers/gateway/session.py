@@ -80,6 +80,24 @@ _NOBODY = _Nobody()
 class Session:
     """One stream on one connection; `TcpSession` and `WebSocketSession` are the two kinds."""
 
+    __slots__ = (
+        "__weakref__",
+        "_ack_scheduled",
+        "_close_timer",
+        "_closed_future",
+        "_loop",
+        "_timer",
+        "channel",
+        "ended",
+        "is_paused",
+        "opened_at",
+        "owner",
+        "proved_until",
+        "reason",
+        "stream",
+        "tls_context",
+    )
+
     def __init__(self, stream: ServerStream, owner: SessionOwner) -> None:
         self.stream = stream
         self.owner = owner
@@ -266,6 +284,15 @@ class Session:
 class TcpSession(Session):
     """A session on TCP: towards the local server, STARTTLS inside (RFC 6120 §5)."""
 
+    __slots__ = (
+        "_is_server",
+        "_last_record",
+        "_rest_timer",
+        "_server_name",
+        "by_record",
+        "writes",
+    )
+
     def __init__(
         self, stream: ServerStream, owner: SessionOwner, *, is_server: bool, server_name: str = ""
     ) -> None:
@@ -371,6 +398,17 @@ class TcpSession(Session):
 class WebSocketSession(Session):
     """A session on a WebSocket (XEP-0468), kept alive by pings (RFC 7395 §3.8)."""
 
+    __slots__ = (
+        "_beat",
+        "_close_code",
+        "_echoes",
+        "_is_attached",
+        "_ping_interval",
+        "_unanswered",
+        "_was_early",
+        "websocket",
+    )
+
     def __init__(
         self, stream: ServerStream, owner: SessionOwner, *, ping_interval: float = 25.0
     ) -> None:
@@ -382,7 +420,8 @@ class WebSocketSession(Session):
         self._is_attached = False
         self._was_early = False
         self._close_code = 1000
-        self._echoes: dict[bytes, asyncio.Future[None]] = {}
+        self._echoes: dict[bytes, asyncio.Future[None]] | None = None
+        """What `round_trip` waits for."""
 
     def attach(self, websocket: WebSocket) -> None:
         self.websocket = websocket
@@ -409,13 +448,15 @@ class WebSocketSession(Session):
         if self.ended:
             raise ConnectionError
         payload = b"fedgate-" + secrets.token_hex(8).encode()
-        echo = self._echoes[payload] = self._loop.create_future()
+        echo: asyncio.Future[None] = self._loop.create_future()
+        echoes = self._echoes = self._echoes or {}
+        echoes[payload] = echo
         started = time.perf_counter()  # uvloop's own clock counts milliseconds
         self.ping(payload)
         try:
             await echo
         finally:
-            self._echoes.pop(payload, None)
+            echoes.pop(payload, None)
         return time.perf_counter() - started
 
     def _send(self, data: list[bytes]) -> None:
@@ -476,7 +517,7 @@ class WebSocketSession(Session):
 
     def pong_received(self, payload: bytes) -> None:
         self._unanswered = 0
-        if echo := self._echoes.pop(payload, None):
+        if self._echoes and (echo := self._echoes.pop(payload, None)):
             if not echo.done():
                 echo.set_result(None)
         elif payload != b"k":
@@ -491,7 +532,7 @@ class WebSocketSession(Session):
     def websocket_closed(self, code: int, reason: str) -> None:
         if self._beat is not None:
             self._beat.leave(self)
-        for echo in self._echoes.values():
+        for echo in (self._echoes or {}).values():
             if not echo.done():
                 echo.set_exception(ConnectionError())
         text = f": {reason[:256]}" if reason else ""

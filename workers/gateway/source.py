@@ -29,6 +29,18 @@ FULL_INTERVAL = 0.5
 class Source:
     """A stream that brings stanzas; `LocalSource` and `RemoteSource` are the two kinds."""
 
+    __slots__ = (
+        "_closing",
+        "_is_postponed",
+        "_loop",
+        "_see_other_uri",
+        "_session",
+        "_tasks",
+        "_timer",
+        "origin",
+        "router",
+    )
+
     def __init__(self, router: "Router", kind: Kind) -> None:
         self.router = router
         self.origin: Origin = router.new_origin(kind, self._on_handled)

@@ -103,6 +103,8 @@ class TLSEngine:
                 self._collect()
             self.established = self._is_swollen = True
             self._peer_chain = take_chain(self._connection._ssl)
+            # By it callbacks find the connection, and there are none any more: 0.2 KiB.
+            del SSL.Connection._reverse_mapping[self._connection._ssl]
             if self._has_leaf:
                 # OpenSSL then holds its certificate and key no longer: 7 KiB.
                 self._connection.set_context(_WITHOUT_CERTIFICATE)

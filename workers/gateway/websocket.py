@@ -39,6 +39,8 @@ SUBPROTOCOL = "xmpp"
 # goes through the library costs as much as some. Of others a read has no more than it may have.
 MAX_FRAMES = 64
 _UNCOMMON_COST = 4
+# Of the frames that a peer sends as a rule, by whether we are the one who masks.
+_BEGINNINGS = {True: bytes((TEXT_FIN, 126)), False: bytes((TEXT_FIN, 0x80 | 126))}
 # Stands for the protocol of all WebSockets that are open and had no use for one yet: that of the
 # handshake takes 2 KiB, a fresh one 1.2. Nothing is ever done to it.
 _UNTOUCHED = SansIOProtocol(SERVER)
@@ -107,7 +109,7 @@ class WebSocket:
         self._allow_unmasked = allow_unmasked
         self._masks = protocol.side is not SERVER
         self._expected_mask = 0 if self._masks else 0x80
-        self._expected_beginning = bytes((TEXT_FIN, self._expected_mask | 126))
+        self._expected_beginning = _BEGINNINGS[self._masks]
         self._max_message = protocol.max_message_size or 2**20
         # Of the HTTP message that opens, as far as it has come; None when it is complete.
         self._head: bytearray | None = None
@@ -116,7 +118,8 @@ class WebSocket:
         self._needed = 0
         # Bytes still to come of a frame that the protocol is reading.
         self._through = 0
-        self._message = bytearray()
+        # A fragmented message as far as it has come.
+        self._message: bytearray | None = None
         self._open = False
         # No frame is looked at any more: the peer's Close has come, or we have failed it.
         self._deaf = False
@@ -321,7 +324,7 @@ class WebSocket:
         if self.meter is not None:
             self.meter.remember()
         self._buffer.clear()
-        self._message.clear()
+        self._message = None
         self.owner = None
 
     # Frames.
@@ -459,10 +462,11 @@ class WebSocket:
     def _on_frame(self, frame: Frame, messages: list[bytes]) -> None:
         opcode = frame.opcode
         if opcode is Opcode.TEXT or opcode is Opcode.CONT:
-            self._message += frame.data
+            message = self._message = self._message or bytearray()
+            message += frame.data
             if frame.fin:
-                messages.append(bytes(self._message))
-                self._message = bytearray()
+                messages.append(bytes(message))
+                self._message = None
         elif opcode is Opcode.PONG:
             self._on_pong(bytes(frame.data), messages)
         elif opcode is Opcode.BINARY:

@@ -116,6 +116,10 @@ class WebSocketFraming(_CommonFraming):
         return f"<close xmlns='{FRAMING_SERVER}'{other}/>".encode()
 
 
+WEBSOCKET_FRAMING = WebSocketFraming()
+"""One for all streams: it has no state."""
+
+
 class StreamFraming(_CommonFraming):
     """RFC 6120 §4.2: one long document per direction."""
 

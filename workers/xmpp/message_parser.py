@@ -57,6 +57,12 @@ _PARSER = document_parser()
 class MessageParser:
     """The parser of one WebSocket leg."""
 
+    __slots__ = (
+        "_authenticated",
+        "_dead",
+        "_judge",
+    )
+
     def __init__(self, limits: Limits, authenticated: bool = False) -> None:
         self._judge = Judge(limits)
         self._dead = False

@@ -114,6 +114,19 @@ class Judge:
     Size and shape are measured on what our serializer wrote.
     """
 
+    __slots__ = (
+        "_authenticated",
+        "_limits",
+        "_shape",
+        "_strange_bytes",
+        "_strange_elements",
+        "_vocabulary",
+        "lang",
+        "max_bytes",
+        "max_elements",
+        "plain_size",
+    )
+
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._strange_bytes = self._strange_elements = 0

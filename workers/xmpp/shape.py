@@ -28,6 +28,12 @@ _UNFIT = re.compile("[}\x00-\x1f\x7f-\x9f]")
 class Shape:
     """The caps of `limits` on the elements of a stream."""
 
+    __slots__ = (
+        "_limits",
+        "_long_tag",
+        "_plain_tag",
+    )
+
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         # Tags that are shorter than this break no cap; most pieces have no longer one.

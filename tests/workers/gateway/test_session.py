@@ -10,7 +10,7 @@ from tests.workers.gateway.session_bench import FarServer, message, on_quiet_loo
 from workers.gateway.allowance import Allowance
 from workers.gateway.failure import HopFailed
 from workers.gateway.negotiation import Negotiation
-from workers.gateway.session import WRITE_STEP, Session, WebSocketSession
+from workers.gateway.session import WRITE_STEP, Session, TcpSession, WebSocketSession
 from workers.gateway.websocket_connect import connect
 from workers.xmpp.events import Acknowledged, DialbackKeyReceived, Event
 from workers.xmpp.framing import WebSocketFraming
@@ -253,13 +253,15 @@ async def test_negotiation_has_a_deadline(short_times: None) -> None:
 
 
 @on_quiet_loop
-async def test_a_round_trip_is_measured_unless_the_session_ends(short_times: None) -> None:
+async def test_a_round_trip_is_measured_unless_the_session_ends(
+    short_times: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     far = await FarServer().serve_websocket()
     peer = Peer()
     session = await far.connect(peer, websocket=True)
     assert isinstance(session, WebSocketSession)
     assert 0 < await session.round_trip() < 5
-    session.ping = lambda payload: None  # type: ignore[method-assign]
+    monkeypatch.setattr(WebSocketSession, "ping", lambda session, payload: None)
     waiting = asyncio.create_task(session.round_trip())
     await asyncio.sleep(0)
     session.abort("enough")
@@ -272,20 +274,25 @@ async def test_a_round_trip_is_measured_unless_the_session_ends(short_times: Non
 
 
 @on_quiet_loop
-async def test_the_writes_of_a_peer_are_told_apart_by_its_records() -> None:
+async def test_the_writes_of_a_peer_are_told_apart_by_its_records(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     far = await FarServer().serve_tcp()
     peer = Peer()
     session = await far.connect(peer)
     session.by_record = True
     taken: list[tuple[int, bytes]] = []
-    session._receive = lambda data: taken.append((session.writes, data))  # type: ignore
     sizes: tuple[int, ...] = (3, WRITE_STEP, 2 * WRITE_STEP, 5, 7)
 
     class Records:
         record_sizes = sizes
 
     channel, session.channel = session.channel, Records()  # type: ignore[assignment]
-    session.data_received(bytes(sum(sizes)))
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            TcpSession, "_receive", lambda session, data: taken.append((session.writes, data))
+        )
+        session.data_received(bytes(sum(sizes)))
     assert [(write, len(data)) for write, data in taken] == [
         (1, 3),
         (2, WRITE_STEP),
