@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from coordinator.accounts import ACCEPTED
 from coordinator.routes import DomainPair
 from tests.workers.gateway.gateway_bench import PAIR, GatewayScene
 from tests.workers.gateway.session_bench import message, on_quiet_loop, until
@@ -32,6 +33,8 @@ async def test_streams_end_in_order_and_their_pairs_are_given_back(gateway: Gate
     await gateway.start()
     local, remote = await gateway.open_local(), await gateway.open_remote()
     local.send(message("1"))
+    # What is not read yet comes again, and not to us.
+    await until(lambda: gateway.router.account.outbound[ACCEPTED] == 1)
     gateway.control.workers.append("gw/w2.1")
     await drain_of(gateway)
     assert local.ended == ["closed"] and remote.ended
