@@ -377,15 +377,23 @@ async def test_reading_can_be_paused() -> None:
     await server_owner.wait_for("closed")
 
 
-@on_both_loops
-async def test_quick_ack_is_asked_for_by_the_first_read_after_each_write() -> None:
-    owner = RecordingOwner()
+async def asking_for_quick_acks(
+    owner: RecordingOwner,
+) -> tuple[Channel, socket.socket, list[tuple[int, ...]]]:
+    """A channel, its peer, and what the channel asks the kernel for."""
     with listening() as listener:
         peer = socket.create_connection(listener.getsockname())
         accepted, _ = listener.accept()
     channel = await channel_on(owner, accepted, quick_ack=True)
     asked: list[tuple[int, ...]] = []
     channel._quick_ack_socket = SimpleNamespace(setsockopt=lambda *option: asked.append(option))
+    return channel, peer, asked
+
+
+@on_both_loops
+async def test_quick_ack_is_asked_for_by_the_first_read_after_each_write() -> None:
+    owner = RecordingOwner()
+    channel, peer, asked = await asking_for_quick_acks(owner)
 
     for number in (1, 2):
         peer.sendall(b"data")
@@ -413,12 +421,7 @@ async def test_no_quick_ack_is_asked_for_by_a_read_that_is_answered() -> None:
             channel.write(data)
 
     owner = Answering()
-    with listening() as listener:
-        peer = socket.create_connection(listener.getsockname())
-        accepted, _ = listener.accept()
-    channel = await channel_on(owner, accepted, quick_ack=True)
-    asked: list[tuple[int, ...]] = []
-    channel._quick_ack_socket = SimpleNamespace(setsockopt=lambda *option: asked.append(option))
+    channel, peer, asked = await asking_for_quick_acks(owner)
 
     for number in (1, 2):
         peer.sendall(b"data")

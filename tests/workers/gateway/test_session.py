@@ -10,7 +10,14 @@ from tests.workers.gateway.session_bench import FarServer, message, on_quiet_loo
 from workers.gateway.allowance import Allowance
 from workers.gateway.failure import HopFailed
 from workers.gateway.negotiation import Negotiation
-from workers.gateway.session import WRITE_STEP, Session, TcpSession, WebSocketSession
+from workers.gateway.session import (
+    WRITE_STEP,
+    Session,
+    SessionOwner,
+    TcpSession,
+    WebSocketSession,
+)
+from workers.gateway.websocket import WebSocket
 from workers.gateway.websocket_connect import connect
 from workers.xmpp.events import Acknowledged, DialbackKeyReceived, Event
 from workers.xmpp.framing import WebSocketFraming
@@ -186,34 +193,8 @@ async def test_silence_means_nothing_while_we_do_not_read(short_times: None) -> 
     await until(lambda: peer.ended)
 
 
-@on_quiet_loop
-async def test_a_server_that_speaks_first_is_refused(short_times: None) -> None:
-    far = await FarServer().serve_websocket()
-    parser, peer = MessageParser(StreamConfig().limits), Peer()
-    stream = InitiatingStream(
-        StreamConfig(),
-        WebSocketFraming(),
-        parser.parse,
-        parser,
-        0.0,
-        sender="a.example",
-        target="b",
-    )
-    negotiation = Negotiation(peer)
-    session = WebSocketSession(stream, negotiation)
-    websocket = await connect(
-        "ws://127.0.0.1/xmpp-s2s", session, address=("127.0.0.1", far.port), context=None
-    )
-    session.messages_received([b"<open/>"])  # in the read of the handshake, or right behind it
-    session.attach(websocket)
-    with pytest.raises(HopFailed, match="spoke before"):
-        await negotiation.finish(session, 5.0)
-    await far.close()
-
-
-@on_quiet_loop
-async def test_a_turn_may_come_before_the_websocket_is_handed_over(short_times: None) -> None:
-    far = await FarServer().serve_websocket()
+async def opened(far: FarServer, owner: SessionOwner) -> tuple[WebSocketSession, WebSocket]:
+    """Our session and its WebSocket, which is open and not handed over yet."""
     parser = MessageParser(StreamConfig().limits)
     stream = InitiatingStream(
         StreamConfig(),
@@ -224,10 +205,29 @@ async def test_a_turn_may_come_before_the_websocket_is_handed_over(short_times: 
         sender="a.example",
         target="b",
     )
-    session = WebSocketSession(stream, Peer())
+    session = WebSocketSession(stream, owner)
     websocket = await connect(
         "ws://127.0.0.1/xmpp-s2s", session, address=("127.0.0.1", far.port), context=None
     )
+    return session, websocket
+
+
+@on_quiet_loop
+async def test_a_server_that_speaks_first_is_refused(short_times: None) -> None:
+    far = await FarServer().serve_websocket()
+    negotiation = Negotiation(Peer())
+    session, websocket = await opened(far, negotiation)
+    session.messages_received([b"<open/>"])  # in the read of the handshake, or right behind it
+    session.attach(websocket)
+    with pytest.raises(HopFailed, match="spoke before"):
+        await negotiation.finish(session, 5.0)
+    await far.close()
+
+
+@on_quiet_loop
+async def test_a_turn_may_come_before_the_websocket_is_handed_over(short_times: None) -> None:
+    far = await FarServer().serve_websocket()
+    session, websocket = await opened(far, Peer())
     for _ in range(9):
         session.keep_alive()
     session.attach(websocket)
