@@ -9,6 +9,7 @@ SEEDS = [
     MESSAGE + MESSAGE + SEPARATOR + b"</r><r>",
     b"<message" + ADDRESSES + b"/>" + SEPARATOR + b"<body>" + SEPARATOR + b"</message>",
     b"<db:result xmlns='jabber:server'" + ADDRESSES + b">key</db:result>",
+    b"<a xmlns='urn:xmpp:sm:3' h='7'/>" + SEPARATOR + MESSAGE,
     b"<?xml version='1.0'?>" + MESSAGE.replace(b"hi", b"<![CDATA[<x>]]>"),
     MESSAGE.replace(b"hi", b"<a xmlns:b='c d' b:e=''/>&#xd;\xd0\xb6") + SEPARATOR + b" ",
     b"<!DOCTYPE a [<!ENTITY b 'c'>]>" + MESSAGE.replace(b"hi", b"&b;"),

@@ -6,6 +6,7 @@ from workers.xmpp.parser import StreamParser
 SEEDS = [
     MESSAGE.replace(b" xmlns='jabber:server'", b"") * 3,
     MESSAGE + b"<r xmlns='urn:xmpp:sm:3'/> \n" + MESSAGE,
+    b"<a xmlns='urn:xmpp:sm:3' h='7'/><a h='8' xmlns='urn:xmpp:sm:3'/>" + MESSAGE,
     b"<iq" + ADDRESSES + b" type='get'><p:a p:b='1'><![CDATA[<x>]]></p:a></iq></stream:stream>",
     b"<presence" + ADDRESSES + b"/><db:result from='a.example' to='b.example'>key</db:result>",
     b"<message" + ADDRESSES + b"><a xmlns='a b' b='&lt;&#10;&quot;'>\xd0\xb6&amp;</a></message>",

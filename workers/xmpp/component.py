@@ -22,7 +22,7 @@ from workers.xmpp.errors import LocalProtocolError, RemoteProtocolError, StreamC
 from workers.xmpp.events import Authenticated, StanzaRefused, StreamEstablished
 from workers.xmpp.framing import StreamFraming
 from workers.xmpp.namespaces import COMPONENT, COMPONENT_STANZAS, SERVER, STREAM
-from workers.xmpp.parsed import Element, Judge, StreamHeader
+from workers.xmpp.parsed import Element, Judge, Nonza, StreamHeader
 from workers.xmpp.reader import read_own
 from workers.xmpp.stanza import RefusedStanza, Stanza
 from workers.xmpp.stream import Handlers, ServerStream, State, StreamConfig
@@ -63,6 +63,9 @@ class ComponentJudge(Judge):
         if _OUTSIDE in data:
             data = renamed(data, name, _OUTSIDE, _INSIDE)
         return super().stanza(element, name, data)
+
+    def answer(self, data: bytes) -> None:
+        """There is no XEP-0198 here."""
 
 
 class ComponentParser(StreamParser):
@@ -168,7 +171,7 @@ class ComponentStream(ServerStream):
         self.events.append(Authenticated(self.sender, self.sender, "component"))
         self.events.append(StreamEstablished())
 
-    def _on_unexpected(self, element: etree._Element) -> None:
+    def _on_unexpected(self, element: Nonza) -> None:
         raise RemoteProtocolError(
             StreamCondition.UNSUPPORTED_STANZA_TYPE, f"{element.tag} makes no sense now"
         )

@@ -18,7 +18,7 @@ from workers.xmpp.events import (
 from workers.xmpp.framing import Framing
 from workers.xmpp.managed import handled_count, too_high
 from workers.xmpp.management import MAX_ID_BYTES, HandledCountTooHigh, Suspended
-from workers.xmpp.parser import Element, StreamHeader
+from workers.xmpp.parser import Element, Nonza, StreamHeader
 from workers.xmpp.stream import (
     Handlers,
     Parser,
@@ -109,7 +109,7 @@ class InitiatingStream(ServerStream):
         if self._answering_domain and elements.peer_domain(self._answering_domain) != self.target:
             raise RemoteProtocolError(StreamCondition.INVALID_FROM, "another domain answered")
 
-    def _on_unexpected(self, element: etree._Element) -> None:
+    def _on_unexpected(self, element: Nonza) -> None:
         raise RemoteProtocolError(
             StreamCondition.UNSUPPORTED_STANZA_TYPE, f"{element.tag} makes no sense now"
         )
@@ -264,7 +264,7 @@ class InitiatingStream(ServerStream):
                 StreamCondition.UNDEFINED_CONDITION, "another stream was to be resumed"
             )
         try:
-            self.covered = self._resume.sent.resume(handled_count(element))
+            self.covered = self._resume.sent.resume(handled_count(element.get("h", "")))
         except HandledCountTooHigh as exc:
             raise too_high(exc) from None
         self._take_up(self._resume)
@@ -275,7 +275,7 @@ class InitiatingStream(ServerStream):
         if element.get("h") is not None:
             # XEP-0198 §5: what was handled of the stream that cannot be resumed.
             try:
-                self.covered = self._resume.sent.resume(handled_count(element))
+                self.covered = self._resume.sent.resume(handled_count(element.get("h", "")))
             except HandledCountTooHigh as exc:
                 raise too_high(exc) from None
         self._enable()
@@ -307,7 +307,5 @@ class InitiatingStream(ServerStream):
         (State.ESTABLISHED, namespaces.RESULT): _on_result,
         (State.ESTABLISHED, namespaces.VERIFY): _on_verify,
         (State.ESTABLISHED, namespaces.SM_REQUEST): ServerStream._on_ack_request,
-        (State.ESTABLISHED, namespaces.SM_ANSWER): ServerStream._on_ack,
         (State.CLOSING, namespaces.VERIFY): ServerStream._on_verify_answer,
-        (State.CLOSING, namespaces.SM_ANSWER): ServerStream._on_ack,
     }

@@ -12,6 +12,7 @@ from workers.xmpp import elements
 from workers.xmpp.errors import LocalProtocolError, RemoteProtocolError, StreamCondition
 from workers.xmpp.events import Acknowledged, AckRequested, Event
 from workers.xmpp.management import MODULO, HandledCountTooHigh, Received, Sent, Suspended
+from workers.xmpp.parsed import Answer
 from workers.xmpp.stanza import Stanza
 from workers.xmpp.state import State
 
@@ -130,8 +131,8 @@ class ManagedStream:
         else:
             self.outgoing.append(elements.sm_failed("unexpected-request"))
 
-    def _on_ack(self, element: etree._Element) -> None:
-        h = handled_count(element)
+    def _on_ack(self, answer: Answer) -> None:
+        h = handled_count(answer.h)
         try:
             count = self.sent.acknowledge(h)
         except HandledCountTooHigh as exc:
@@ -140,9 +141,8 @@ class ManagedStream:
             self.events.append(Acknowledged(count))
 
 
-def handled_count(element: etree._Element) -> int:
+def handled_count(text: str) -> int:
     """The attribute `h`, a number below 2^32. Raises bad-format."""
-    text = element.get("h", "")
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < MODULO):
         raise RemoteProtocolError(StreamCondition.BAD_FORMAT, "h is not a 32-bit number")
     return int(text)

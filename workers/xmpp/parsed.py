@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lxml import etree
 
@@ -9,7 +10,15 @@ from coordinator.config import Limits
 from workers.xmpp import namespaces
 from workers.xmpp.errors import RemoteProtocolError, StreamCondition
 from workers.xmpp.jid import AmbiguousJid, InvalidJid, domain_of, domains
-from workers.xmpp.namespaces import DIALBACK, FRAMING_SERVER, SERVER, STANZAS, XML_LANG
+from workers.xmpp.namespaces import (
+    DIALBACK,
+    FRAMING_SERVER,
+    SERVER,
+    SM,
+    SM_ANSWER,
+    STANZAS,
+    XML_LANG,
+)
 from workers.xmpp.shape import Shape, is_unfit, odd_name
 from workers.xmpp.stanza import RefusedStanza, Stanza
 from workers.xmpp.vocabulary import Vocabulary
@@ -29,6 +38,9 @@ _MAX_LANG = 64
 # and few names that are not known (see `vocabulary`).
 _STRANGERS_ELEMENTS = 128
 _STRANGERS_FACTOR = 8
+_SM = rf"""xmlns=(?:'{SM}'|"{SM}")"""
+_H = r"""h=('[0-9]{1,10}'|"[0-9]{1,10}")"""
+_ANSWER = re.compile(f"<a (?:{_SM} {_H}|{_H} {_SM})/>".encode())
 _MAX_ATTRIBUTES = 16
 _MAX_PREFIXES = 16
 _STRANGERS_ATTRIBUTES = 64
@@ -56,10 +68,19 @@ class StreamFooter:
     see_other_uri: str | None = None
 
 
-# One parsed thing, in wire order. A nonza stays an lxml element. An error is always the last.
-Element = (
-    Stanza | RefusedStanza | StreamHeader | StreamFooter | etree._Element | RemoteProtocolError
-)
+@dataclass(slots=True)
+class Answer:
+    """`<a/>` (XEP-0198 §4). The only nonza that comes often: not lxml's, it may need no parser."""
+
+    tag: ClassVar[str] = SM_ANSWER
+    h: str
+    """As the peer wrote it, "" if absent."""
+
+
+# All others stay lxml elements.
+Nonza = etree._Element | Answer
+# One parsed thing, in wire order. An error is always the last.
+Element = Stanza | RefusedStanza | StreamHeader | StreamFooter | Nonza | RemoteProtocolError
 
 
 def header_of(element: etree._Element, namespace: str) -> StreamHeader:
@@ -191,7 +212,13 @@ class Judge:
             raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, flaw)
         return _refused(element, name, flaw)
 
-    def nonza(self, element: etree._Element) -> etree._Element:
+    def answer(self, data: bytes) -> Answer | None:
+        """What `data` is if it is an `<a/>`, all of it, in a spelling that peers use."""
+        if len(data) > self.plain_size or (found := _ANSWER.fullmatch(data)) is None:
+            return None
+        return Answer((found[1] or found[2])[1:-1].decode())
+
+    def nonza(self, element: etree._Element) -> Nonza:
         """Judge any other element. Raises `RemoteProtocolError`."""
         if not isinstance(element.tag, str):
             raise RemoteProtocolError(StreamCondition.RESTRICTED_XML, "comment or instruction")
@@ -200,6 +227,8 @@ class Judge:
             and sum(len(each.attrib) for each in element.iter("*")) > _STRANGERS_ATTRIBUTES
         ):
             raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, "too many attributes")
+        if element.tag == SM_ANSWER:
+            return Answer(element.get("h", ""))
         element.tail = None
         return element
 

@@ -6,7 +6,15 @@ parser is dead then and returns nothing more. `reader` makes what they parse wit
 """
 
 from workers.xmpp.message_parser import MessageParser
-from workers.xmpp.parsed import Element, StreamFooter, StreamHeader
+from workers.xmpp.parsed import Answer, Element, Nonza, StreamFooter, StreamHeader
 from workers.xmpp.stream_parser import StreamParser
 
-__all__ = ["Element", "MessageParser", "StreamFooter", "StreamHeader", "StreamParser"]
+__all__ = [
+    "Answer",
+    "Element",
+    "MessageParser",
+    "Nonza",
+    "StreamFooter",
+    "StreamHeader",
+    "StreamParser",
+]

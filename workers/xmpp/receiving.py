@@ -21,7 +21,7 @@ from workers.xmpp.framing import Framing
 from workers.xmpp.jid import InvalidJid, domain_of
 from workers.xmpp.managed import handled_count, too_high
 from workers.xmpp.management import MAX_ID_BYTES, HandledCountTooHigh, Suspended
-from workers.xmpp.parser import Element, StreamHeader
+from workers.xmpp.parser import Element, Nonza, StreamHeader
 from workers.xmpp.stanza import Stanza
 from workers.xmpp.stream import (
     Handlers,
@@ -238,7 +238,7 @@ class ReceivingStream(ServerStream):
         self._establish()
         self.events.append(StreamEstablished())
 
-    def _on_unexpected(self, element: etree._Element) -> None:
+    def _on_unexpected(self, element: Nonza) -> None:
         if self.state is State.TLS_REQUIRED:
             raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, "STARTTLS comes first")
         if not self._authenticated:
@@ -351,7 +351,7 @@ class ReceivingStream(ServerStream):
         return super().suspended() if is_single else None
 
     def _on_resume(self, element: etree._Element) -> None:
-        id, h = element.get("previd", ""), handled_count(element)
+        id, h = element.get("previd", ""), handled_count(element.get("h", ""))
         if (
             not self.config.resumption_seconds
             or not self.config.use_management
@@ -391,8 +391,6 @@ class ReceivingStream(ServerStream):
         (State.ESTABLISHED, namespaces.SM_ENABLE): _on_enable,
         (State.ESTABLISHED, namespaces.SM_RESUME): _on_resume,
         (State.ESTABLISHED, namespaces.SM_REQUEST): ServerStream._on_ack_request,
-        (State.ESTABLISHED, namespaces.SM_ANSWER): ServerStream._on_ack,
-        (State.CLOSING, namespaces.SM_ANSWER): ServerStream._on_ack,
         (State.CLOSING, namespaces.SM_ENABLE): _on_enable_too_late,
     }
 

@@ -28,7 +28,7 @@ from workers.xmpp.events import (
 from workers.xmpp.framing import Framing
 from workers.xmpp.managed import ManagedStream
 from workers.xmpp.management import Suspended
-from workers.xmpp.parser import Element, StreamFooter, StreamHeader
+from workers.xmpp.parser import Answer, Element, Nonza, StreamFooter, StreamHeader
 from workers.xmpp.stanza import RefusedStanza, Stanza, data_of
 from workers.xmpp.state import Parser, State, StreamConfig
 
@@ -248,7 +248,7 @@ class ServerStream(ManagedStream):
     def _on_header(self, header: StreamHeader) -> None:
         raise NotImplementedError
 
-    def _on_unexpected(self, element: etree._Element) -> None:
+    def _on_unexpected(self, element: Nonza) -> None:
         raise NotImplementedError
 
     def _ensure_header(self) -> None:
@@ -303,9 +303,11 @@ class ServerStream(ManagedStream):
         self.events.append(StanzasReceived(stanzas, self.received.enabled))
 
     def _take_other(self, item: Element) -> None:
-        if isinstance(item, RemoteProtocolError):
+        if isinstance(item, Answer):  # the common case
+            self._take_answer(item)
+        elif isinstance(item, RemoteProtocolError):
             raise item
-        if isinstance(item, StreamHeader):
+        elif isinstance(item, StreamHeader):
             self._take_header(item)
         elif isinstance(item, StreamFooter):
             self._on_footer(item)
@@ -320,6 +322,12 @@ class ServerStream(ManagedStream):
         elif self.state is not State.CLOSING:
             # RFC 6120 §4.4: when closing we go on processing, but negotiation is moot.
             self._on_unexpected(item)
+
+    def _take_answer(self, answer: Answer) -> None:
+        if self.state is State.ESTABLISHED or self.state is State.CLOSING:
+            self._on_ack(answer)
+        else:
+            self._on_unexpected(answer)
 
     def _take_refused(self, item: RefusedStanza) -> None:
         stanza = item.stanza

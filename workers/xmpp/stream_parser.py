@@ -94,6 +94,7 @@ class StreamParser:
         "_header_bytes",
         "_header_parser",
         "_held",
+        "_is_between",
         "_judge",
         "_log_size",
         "_parser",
@@ -115,6 +116,8 @@ class StreamParser:
     """All that may stand at the top level."""
     make_judge: type[Judge] = Judge
 
+    _is_between: bool
+    """The last byte that libxml2 was given ended a child of the root."""
     _suspect: bool
     _flaw: RemoteProtocolError | None
     """What `shrink` has found."""
@@ -192,8 +195,11 @@ class StreamParser:
             if not self._authenticated and self._phase is not _Phase.OVER:
                 self._judge.take_bytes(data)
             if self._phase is _Phase.BODY:
+                if self._is_between and not self._held and (answer := self._judge.answer(data)):
+                    self._taken += 1
+                    out.append(answer)  # as libxml2 would see it: 12 µs less
                 # The common case: no closing tag, and none that begins. Backwards, as below.
-                if not self._held and data[-1:] == b">" and data.rfind(self._footer) < 0:
+                elif not self._held and data[-1:] == b">" and data.rfind(self._footer) < 0:
                     self._read(data, out)
                 else:
                     self._feed_body(data, out)
@@ -328,6 +334,7 @@ class StreamParser:
         self._log_size = len(parser.feed_error_log)
         # A namespace name was no URI: the log alone does not tell any more.
         self._suspect = False
+        self._is_between = True
 
     @property
     def _probe(self) -> bytes:
@@ -382,6 +389,7 @@ class StreamParser:
             return
         failure: RemoteProtocolError | None = None
         parser, root = self._parser, self._root
+        self._is_between = False
         try:
             parser.feed(data)
         except etree.XMLSyntaxError:
@@ -450,6 +458,8 @@ class StreamParser:
             out.append(judge.stanza(element, name, piece))
         self._taken += 1
         self._unfinished = False
+        # It ended in this read, with the only `>` that is there: nothing has begun behind it.
+        self._is_between = data.find(b">") == len(data) - 1
         self._pending_bytes = self._pending_tags = 0
         ended.clear()
         del element  # see `_take_out`
