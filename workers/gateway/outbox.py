@@ -148,7 +148,9 @@ class Outbox:
         count = min(count, self.unacknowledged)
         self.unacknowledged -= count
         self.acknowledged += count
-        freed = 0
+        # All of it, as a rule: nothing is to be added up.
+        is_all = not self.unacknowledged
+        freed = self.unacknowledged_bytes if is_all else 0
         self.unmarked = min(self.unmarked, self.unacknowledged)
         sent = self._sent
         origin = None
@@ -157,7 +159,8 @@ class Outbox:
             batch = sent[0]
             first, stanzas = batch.first, batch.stanzas
             taken = min(count, len(stanzas) - first)
-            freed += bytes_of(stanzas[first : first + taken])
+            if not is_all:
+                freed += bytes_of(stanzas[first : first + taken])
             batch.first += taken
             count -= taken
             if batch.first == len(stanzas):

@@ -463,3 +463,22 @@ def test_a_piece_is_taken_at_a_time_and_the_bytes_add_up() -> None:
     assert (outbox.unacknowledged, outbox.unmarked) == (6, 6)
     assert [s.id for s in outbox.take(same, whole)] == ["6", "7", "8", "9"]
     assert (outbox.waiting_bytes, outbox.unacknowledged_bytes) == (0, whole)
+
+
+def test_bytes_add_up_whether_some_or_all_is_acknowledged() -> None:
+    counters = memoryview(bytearray(32 * 8)).cast("Q")
+    outbox = Outbox()
+
+    def send(count: int) -> None:
+        batch = origin.accept([a_stanza("1", large=True) for _ in range(count)])
+        outbox.push_sent(batch, count * (LARGE + 1))
+
+    origin = Origin(counters, lambda count: None)
+    send(3)
+    send(2)
+    outbox.acknowledge(4, ACK_SM)
+    assert outbox.unacknowledged_bytes == LARGE + 1
+    origin = Origin(counters, lambda count: send(2))  # sends more as it hears of it
+    send(1)
+    outbox.acknowledge(2, ACK_SM)
+    assert (outbox.unacknowledged, outbox.unacknowledged_bytes) == (2, 2 * (LARGE + 1))
