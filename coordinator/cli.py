@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from coordinator.allocation import worker_environment
 from coordinator.config import Config
 from coordinator.configfile import SEARCHED, find, load
 from coordinator.configvalue import ConfigError
@@ -301,7 +302,8 @@ def _become(module: str, *arguments: str) -> NoReturn:
     """Replace this process by a program of the data plane, which is never imported here."""
     sys.stdout.flush()
     # -P: the current directory must not be able to supply modules.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])
+    command = [sys.executable, "-P", "-m", module, *arguments]
+    os.execve(sys.executable, command, worker_environment(os.environ))
 
 
 def _seconds(text: str) -> float:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from coordinator.allocation import worker_environment
 from coordinator.exits import ExitCode
 from coordinator.handover import handover_path
 from coordinator.processes import (
@@ -148,6 +150,7 @@ class Workforce:
             stdin=asyncio.subprocess.DEVNULL,
             pass_fds=self._descriptors,
             start_new_session=True,
+            env=worker_environment(os.environ),
         )
         started = Incarnation(slot, name_of(child.pid), started_at=time.time())
         write_name(self._record(started), started.process)

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from coordinator import cli, control, query
+from coordinator.allocation import worker_environment
 from coordinator.config import Config
 from coordinator.exits import MEANINGS, ExitCode
 from tests.coordinator.pem import DAY, NOW, write_pair
 
 
 class Replaced(Exception):
-    """Stands for the process that `os.execv` would have become."""
+    """Stands for the process that `os.execve` would have become."""
 
 
 @pytest.fixture
@@ -38,11 +39,12 @@ def replaced(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The command line that this process is replaced by."""
     command: list[str] = []
 
-    def execv(_path: str, arguments: list[str]) -> None:
+    def execve(_path: str, arguments: list[str], environment: dict[str, str]) -> None:
+        assert environment == worker_environment(os.environ)
         command.extend(arguments)
         raise Replaced
 
-    monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setattr(os, "execve", execve)
     yield command
 
 

@@ -28,6 +28,10 @@ def names_in(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
+def environment_of(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
 def slot_with(name: str, state: State, *, starts: int = 0, failures: int = 0) -> Slot:
     slot = Slot(name, starts=starts, failures=failures)
     slot.current = Incarnation(slot, ProcessName(1, 1), state)
@@ -93,6 +97,7 @@ async def test_a_worker_is_started_named_and_its_end_told(
     assert read_name(record_path(tmp_path, "w1", first.pid)) == first.process
     assert force.of_pid(second.pid) is second
     assert force.named("w1") is first
+    assert b"GLIBC_TUNABLES=glibc.malloc.tcache_count=2000" in environment_of(first.pid)
     assert (first.state, slot.starts) == ("starting", 2)
     force.kill_all()
     assert {(await ended.get())[1], (await ended.get())[1]} == {-signal.SIGKILL}
