@@ -207,6 +207,7 @@ def test_an_oversized_stanza_is_refused_alone() -> None:
             StreamCondition.INVALID_NAMESPACE,
         ),
         (b"<handshake/>", StreamCondition.UNSUPPORTED_STANZA_TYPE),
+        (b"<a xmlns='urn:xmpp:sm:3' h='0'/>", StreamCondition.UNSUPPORTED_STANZA_TYPE),
         (b"<!DOCTYPE x>", StreamCondition.RESTRICTED_XML),
         (b"<message></iq>", StreamCondition.NOT_WELL_FORMED),
     ],
