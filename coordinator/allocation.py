@@ -10,10 +10,10 @@ opened.
 from collections.abc import Mapping
 
 _VARIABLE = "GLIBC_TUNABLES"
-# Of each size up to 1 KiB: the nodes of a full read, 32 KiB of short stanzas. Other C libraries
-# than glibc do not look at it.
+# Of each size up to 1 KiB: the nodes of a dozen stanzas; what is beyond goes the long way. With
+# 2000 the C library took 1 % of the way less, and 4 MiB of a worker more. Others ignore it.
 _SETTING = "glibc.malloc.tcache_count"
-_PIECES = 2000
+_PIECES = 128
 
 
 def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:

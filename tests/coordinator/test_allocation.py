@@ -2,7 +2,7 @@
 
 from coordinator.allocation import worker_environment
 
-OURS = "glibc.malloc.tcache_count=2000"
+OURS = "glibc.malloc.tcache_count=128"
 
 
 def test_a_worker_keeps_more_freed_memory_at_hand() -> None:

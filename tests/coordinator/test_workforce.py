@@ -97,7 +97,7 @@ async def test_a_worker_is_started_named_and_its_end_told(
     assert read_name(record_path(tmp_path, "w1", first.pid)) == first.process
     assert force.of_pid(second.pid) is second
     assert force.named("w1") is first
-    assert b"GLIBC_TUNABLES=glibc.malloc.tcache_count=2000" in environment_of(first.pid)
+    assert b"GLIBC_TUNABLES=glibc.malloc.tcache_count=128" in environment_of(first.pid)
     assert (first.state, slot.starts) == ("starting", 2)
     force.kill_all()
     assert {(await ended.get())[1], (await ended.get())[1]} == {-signal.SIGKILL}
