@@ -116,7 +116,7 @@ class MessageParser:
     def _take_single(self, messages: Sequence[bytes], out: list[Element]) -> bool:
         """Take the only message if it is plain; False, and nothing done, if not."""
         message, judge = messages[0], self._judge
-        if (answer := judge.answer(message)) is not None:  # 12 µs less
+        if (answer := judge.answer(message)) is not None:  # 15 µs less
             out.append(answer)
             return True
         if (

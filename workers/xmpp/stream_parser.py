@@ -197,7 +197,7 @@ class StreamParser:
             if self._phase is _Phase.BODY:
                 if self._is_between and not self._held and (answer := self._judge.answer(data)):
                     self._taken += 1
-                    out.append(answer)  # as libxml2 would see it: 12 µs less
+                    out.append(answer)  # as libxml2 would see it: 15 µs less
                 # The common case: no closing tag, and none that begins. Backwards, as below.
                 elif not self._held and data[-1:] == b">" and data.rfind(self._footer) < 0:
                     self._read(data, out)
