@@ -196,8 +196,15 @@ class Wire(asyncio.Protocol):
             else:
                 self._on_frame(event)
         self._flush()
-        if self.protocol.close_expected() and self._transport is not None:
+        if self._is_over() and self._transport is not None:
             self._transport.close()
+
+    def _is_over(self) -> bool:
+        # What the other side had sent before it read our Close comes first, and is no answer.
+        protocol = self.protocol
+        ends: bool = protocol.close_expected()
+        answered = protocol.close_rcvd is not None or protocol.parser_exc is not None
+        return ends and (answered or protocol.state is State.CONNECTING)
 
     def _on_request(self, request: Request) -> None:
         response = self.http_responder(request) if self.http_responder else None
