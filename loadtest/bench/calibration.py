@@ -5,13 +5,37 @@ machines: after a millisecond a walk through 512 KiB took up to three times as l
 a loop that needs no memory no longer. A worker at half of its load shows that, too.
 """
 
+import functools
 import time
+from collections.abc import Callable
 
 from loadtest import micro
 from loadtest.micro_path import stanzas
 
 BATCH = 48
 """About what a worker reads at once when it is paced."""
+_ROUNDS = 60
+
+
+@functools.cache
+def _bare() -> Callable[[], object]:
+    return micro.SUBJECTS[micro.BARE](stanzas(BATCH))
+
+
+def bare_xml() -> float:
+    """µs of CPU that lxml takes to parse and serialise a message, many at once, at this moment.
+
+    In 20 ms, of which the first half is not counted: a process that has waited begins cold. On a
+    virtual machine it may be one of two figures, the larger where another one has the other half
+    of the same physical core. It tells that there was such company, not which run had it.
+    """
+    work = _bare()
+    for _ in range(_ROUNDS):
+        work()
+    begun = time.thread_time_ns()
+    for _ in range(_ROUNDS):
+        work()
+    return (time.thread_time_ns() - begun) / 1000 / BATCH / _ROUNDS
 
 
 def paced_to_saturated(rate: float, count: int) -> float:
@@ -19,7 +43,7 @@ def paced_to_saturated(rate: float, count: int) -> float:
 
     Takes the time of `count` messages twice; nothing else happens in this thread meanwhile.
     """
-    work = micro.SUBJECTS[micro.BARE](stanzas(BATCH))
+    work = _bare()
     rounds = max(1, count // BATCH)
     spent = []
     for pause in (0.0, BATCH / rate):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from loadtest.bench.calibration import bare_xml
 from loadtest.bench.generator import Generator
 from loadtest.bench.machine import TICK
 from loadtest.bench.rig import spent
@@ -43,6 +44,8 @@ class Flood:
     seconds: float
     cpu: dict[str, float]
     """worker (all of them), coordinator, redis, generator, sink."""
+    bare_xml: float
+    """What `calibration.bare_xml` was then, in µs."""
 
     @property
     def microseconds(self) -> float:
@@ -107,7 +110,10 @@ async def flood(rig: Scene, flow: Flow) -> Flood:
     seconds = max(arrived["last"] - sent["begun"], sent["seconds"] if flow.rate else 0)
     roles = {sender.name: "generator", sink.name: "sink"}
     return Flood(
-        flow.count, seconds, {roles.get(name, name): after[name] - cpu[name] for name in after}
+        flow.count,
+        seconds,
+        {roles.get(name, name): after[name] - cpu[name] for name in after},
+        bare_xml(),
     )
 
 

@@ -64,6 +64,9 @@ async def _one_way(run: Run, part: str, *, inbound: bool) -> AsyncIterator[Row]:
     ]
     name = "a stanza paced to saturated, 64 per write"
     yield Row(part=part, name=name, unit="×", samples=ratios)
+    meanwhile = [each.bare_xml for floods in found.values() for each in floods]
+    name = f"bare XML, {BATCH} at once, meanwhile"
+    yield Row(part=part, name=name, unit="µs CPU", samples=meanwhile, note="the machine's phases")
     name = f"bare XML, {BATCH} at once, paced to saturated"
     yield Row(part=part, name=name, unit="×", samples=bare, note="what the machine makes of it")
 

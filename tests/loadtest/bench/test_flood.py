@@ -36,7 +36,7 @@ def test_anything_else_is_not(after: dict[str, Any]) -> None:
 
 
 def test_cpu_is_told_per_stanza() -> None:
-    flood = Flood(1000, 0.5, {"worker": 0.01, "sink": 0.0})
+    flood = Flood(1000, 0.5, {"worker": 0.01, "sink": 0.0}, 4.0)
     assert flood.microseconds == pytest.approx(10)
     assert flood.per_second == 2000
     assert flood.busy("worker") == pytest.approx(0.02)
