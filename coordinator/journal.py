@@ -279,7 +279,8 @@ class Journal:
                 if record.entry is not None:
                     record.entry = _ELSEWHERE if is_sealed else None
             self._entries.clear()
-            self._finished.clear()
+            # Of what was there before the loss some may still be: the next append trims it.
+            self._finished = [last] if last and not is_sealed else []
         self._confirmed = last or 0
         self._waiting = deque(record for record in self._unfinished if record.entry is None)
         self.waiting_bytes = sum(record.size for record in self._waiting)

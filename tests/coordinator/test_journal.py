@@ -302,6 +302,18 @@ def test_an_entry_we_never_wrote_is_refused(payload: bytes):
         decode_entry(payload)
 
 
+def test_what_a_loss_has_left_of_finished_entries_is_trimmed(scene: Scene) -> None:
+    records = [scene.add("one", kind="note"), scene.add("two")]
+    scene.append()
+    scene.journal.appended()
+    for record in records:
+        scene.journal.complete(record)
+    scene.journal.lose_contact()
+    scene.journal.regain_contact(1)  # of the two entries the newer one is gone
+    append = scene.append()
+    assert (append.payload, append.floor) == (b"", 3)
+
+
 class AnyHistory(RuleBasedStateMachine):
     """A journal, and a Redis that does, fails or forgets whatever it is asked.
 
