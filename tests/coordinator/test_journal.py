@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import msgspec
 import pytest
 from hypothesis import settings
@@ -312,6 +314,25 @@ def test_what_a_loss_has_left_of_finished_entries_is_trimmed(scene: Scene) -> No
     scene.journal.regain_contact(1)  # of the two entries the newer one is gone
     append = scene.append()
     assert (append.payload, append.floor) == (b"", 3)
+
+
+def test_once_for_several_is_told_what_is_wanted_afterwards() -> None:
+    journal = Journal(1000, 60.0)
+    journal.regain_contact(None)
+    told: list[str] = []
+
+    def afterwards() -> None:
+        told.append("afterwards")
+
+    def on_kept(kept: bool) -> Callable[[], None]:
+        told.append("kept")
+        return afterwards
+
+    for _ in range(2):
+        journal.add(Record("out", PAIR, lambda: b"", 1, on_kept), 0.0)
+    journal.next_append()
+    journal.appended()
+    assert told == ["kept", "kept", "afterwards"]
 
 
 class AnyHistory(RuleBasedStateMachine):

@@ -107,8 +107,8 @@ def believe_what_is_not_kept() -> None:
 
     def add_and_believe(self: Any, record: Any) -> None:
         add(self, record)
-        if record.on_kept is not None:
-            record.on_kept(True)
+        if record.on_kept is not None and (report := record.on_kept(True)) is not None:
+            report()
 
     JournalWriter.add = add_and_believe  # type: ignore[method-assign]
 

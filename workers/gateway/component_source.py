@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable
 from functools import partial
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from coordinator.routes import DomainPair
@@ -256,7 +257,7 @@ class ComponentSource(Source):
 
     def _on_stanzas(self, stanzas: list[Stanza]) -> None:
         stanzas = self._without_barriers(stanzas)
-        for local, run in groupby(stanzas, key=_sender_domain):
+        for local, run in groupby(stanzas, key=attrgetter("sender_domain")):
             pair = DomainPair(local, self.remote)
             forward = partial(self._forward, pair)
             self.admit(pair, list(run), forward, partial(self.router.to_local, pair))
@@ -303,7 +304,9 @@ class ComponentSource(Source):
 
     def _without_barriers(self, stanzas: list[Stanza]) -> list[Stanza]:
         """Take out the answers to our own pings."""
-        others = [stanza for stanza in stanzas if not self._is_answer(stanza)]
+        others = [
+            stanza for stanza in stanzas if stanza.name != "iq" or not self._is_answer(stanza)
+        ]
         if len(others) < len(stanzas):
             self._on_handled(len(stanzas) - len(others))
         return others
@@ -318,7 +321,3 @@ class ComponentSource(Source):
         return id.startswith(BARRIER) and self.router.barrier_answered(
             pair, id.removeprefix(BARRIER)
         )
-
-
-def _sender_domain(stanza: Stanza) -> str:
-    return stanza.sender_domain

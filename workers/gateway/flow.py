@@ -13,6 +13,7 @@ Every stanza of a batch ends exactly once: acknowledged, bounced, dropped or ret
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, cast
 
 import msgspec
@@ -30,7 +31,7 @@ from coordinator.accounts import (
 )
 from coordinator.journal import Kind, Record
 from coordinator.routes import DomainPair
-from workers.xmpp.stanza import Stanza
+from workers.xmpp.stanza import Stanza, bytes_of
 
 Counters = memoryview
 """One direction of an `Account`."""
@@ -345,25 +346,19 @@ class Origin:
         unsettled = batch.stanzas[batch.first :]
         if not unsettled:
             return  # all of it has failed, and the replies are under way
-        claim = Claim(batch)
-
-        def encode() -> bytes:
-            return msgspec.msgpack.encode([stanza.data for stanza in unsettled])
-
-        size = sum([len(stanza.data) for stanza in unsettled])
+        batch.claim = claim = Claim(batch)
         claim.record = Record(
             self.kind,
             self._pair(unsettled[0]),
-            encode,
-            size,
-            lambda is_kept: self._on_kept(claim, is_kept),
+            partial(_encoded, unsettled),
+            bytes_of(unsettled),
+            partial(self._on_kept, claim),
         )
-        batch.claim = claim
         self._journal.add(claim.record)
 
-    def _on_kept(self, claim: Claim, is_kept: bool) -> None:
+    def _on_kept(self, claim: Claim, is_kept: bool) -> Callable[[], None] | None:
         if not is_kept or claim.has_gaps:
-            return  # Redis is away, or not all of it is there: it goes on as ours
+            return None  # Redis is away, or not all of it is there: it goes on as ours
         for batch in claim.batches:
             if batch.flight == IN_FLIGHT_OURS:
                 count = batch.size - batch.settled
@@ -371,7 +366,7 @@ class Origin:
                 self.counters[IN_FLIGHT_RESENDABLE] += count
                 batch.flight = IN_FLIGHT_RESENDABLE
             batch.kept = True
-        self.report()
+        return self.report  # once for all that an append has kept
 
     def _relieve_ring(self, most: int) -> None:
         """The oldest beyond what the previous hop keeps for sure go into the journal."""
@@ -430,6 +425,10 @@ class Origin:
         if self.kind == "out":
             return DomainPair(stanza.sender_domain, stanza.target_domain)
         return DomainPair(stanza.target_domain, stanza.sender_domain)
+
+
+def _encoded(stanzas: list[Stanza]) -> bytes:
+    return msgspec.msgpack.encode([stanza.data for stanza in stanzas])
 
 
 def _tell_nobody(count: int) -> None:

@@ -22,7 +22,7 @@ from workers.gateway.bell import Bell
 from workers.gateway.failure import HopFailed
 from workers.gateway.flow import Batch, Failed
 from workers.gateway.isolation import Isolation
-from workers.gateway.outbox import Outbox, bytes_of
+from workers.gateway.outbox import Outbox
 from workers.gateway.pace import Pace, Pausable, QueueLimit
 from workers.gateway.patience import Patience
 from workers.gateway.recovery import Recovery
@@ -30,7 +30,7 @@ from workers.gateway.session import Session, WebSocketSession
 from workers.xmpp.errors import StanzaCondition
 from workers.xmpp.events import Acknowledged, Event, StreamClosed
 from workers.xmpp.management import Suspended
-from workers.xmpp.stanza import Stanza, with_delay
+from workers.xmpp.stanza import Stanza, bytes_of, with_delay
 from workers.xmpp.stream import State
 
 log = logging.getLogger(__name__)

@@ -244,7 +244,8 @@ class LocalSource(Source):
         answers = [
             stanza
             for stanza in stanzas
-            if self._is_barrier(stanza)
+            if stanza.name == "iq"
+            and self._is_barrier(stanza)
             and self._listener.barrier_answered(self.pair, (stanza.id or "").removeprefix(BARRIER))
         ]
         if not answers:
@@ -253,9 +254,9 @@ class LocalSource(Source):
         return [stanza for stanza in stanzas if stanza not in answers]
 
     def _is_barrier(self, stanza: Stanza) -> bool:
+        """Whether an iq is one."""
         return (
-            stanza.name == "iq"
-            and stanza.type in ("result", "error")
+            stanza.type in ("result", "error")
             and stanza.recipient == self.pair.remote
             and (stanza.id or "").startswith(BARRIER)
         )

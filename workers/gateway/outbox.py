@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from coordinator.accounts import ACKNOWLEDGED
 from workers.gateway.flow import NO_QUEUE, Batch, Failed
-from workers.xmpp.stanza import Stanza, data_of
+from workers.xmpp.stanza import Stanza, bytes_of
 
 
 @dataclass(slots=True)
@@ -280,10 +280,3 @@ class Outbox:
 
 def _size(batch: Batch) -> int:
     return bytes_of(batch.stanzas[batch.first :])
-
-
-def bytes_of(stanzas: list[Stanza]) -> int:
-    """How large they are on a WebSocket, without the frames."""
-    if len(stanzas) == 1:
-        return len(stanzas[0].data)
-    return sum(map(len, map(data_of, stanzas)))

@@ -81,6 +81,10 @@ class Requests:
         self._note(pair, keys, now, Repeat.UNCERTAIN)
         self.suspicious[pair] = now
 
+    def expects(self, pair: DomainPair) -> bool:
+        """Something of the pair may come a second time."""
+        return pair in self._known
+
     def judge(self, pair: DomainPair, stanza: Stanza, now: float) -> Repeat | None:
         """Whether a stanza is a request that came before; None if it did not."""
         if not stanza.is_request:

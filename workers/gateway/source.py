@@ -134,6 +134,9 @@ class Source:
             self._refuse_all(stanzas, way_back)
             return
         requests = self.router.requests
+        if not requests.expects(pair):  # the common case
+            forward(stanzas)
+            return
         now = self._loop.time()
         repeats = {
             at: repeat

@@ -44,6 +44,13 @@ class Stanza(Struct, eq=False, gc=False):
 data_of = attrgetter("data")
 
 
+def bytes_of(stanzas: list[Stanza]) -> int:
+    """How large they are on a WebSocket, without the frames."""
+    if len(stanzas) == 1:
+        return len(stanzas[0].data)
+    return sum(map(len, map(data_of, stanzas)))
+
+
 @dataclass(slots=True)
 class RefusedStanza:
     """A complete, well-formed stanza that is not passed on: it breaks a limit or a rule of ours.

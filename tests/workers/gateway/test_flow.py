@@ -52,7 +52,8 @@ class Journal:
     def answer(self, *, is_kept: bool = True) -> None:
         for record in self.records:
             assert record.on_kept is not None
-            record.on_kept(is_kept)
+            if (report := record.on_kept(is_kept)) is not None:
+                report()
 
 
 class Scene:

@@ -82,7 +82,9 @@ class Journal:
             if record not in self.completed:
                 assert record.on_kept is not None and record.encode is not None
                 ids += [data.decode().strip() for data in msgspec.msgpack.decode(record.encode())]
-                record.on_kept(True)
+                report = record.on_kept(True)
+                assert report is not None
+                report()
         return ids
 
 
