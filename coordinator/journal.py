@@ -187,16 +187,18 @@ class Journal:
         self.retire(record)
         record.is_complete = True
         record.encode = record.on_kept = None
-        if record.entry is not None:
-            self._leave(record.entry)
+        entry = record.entry
+        if entry is not None:
+            entry.unfinished -= 1
+            if not entry.unfinished and self._entries.pop(entry.number, None) is not None:
+                self._finished.append(entry.number)
 
     def retire(self, record: Record) -> None:
         """It stays where it is until `complete`, but counts for no bound and is not written again.
 
         May be repeated.
         """
-        if record in self._unfinished:
-            del self._unfinished[record]
+        if self._unfinished.pop(record, False) is None:  # it was there
             self.bytes -= record.size
 
     def is_full(self, now: float) -> bool:
@@ -215,13 +217,15 @@ class Journal:
             return None
         notes: list[Record] = []
         others: list[Record] = []
-        size, waiting = 0, self._waiting
+        size, passed, waiting = 0, 0, self._waiting
         while waiting and size < MAX_ENTRY_BYTES:
             record = waiting.popleft()
-            self.waiting_bytes -= record.size
-            if record.encode is not None:
+            if record.encode is None:
+                passed += record.size
+            else:
                 (notes if record.kind == "note" else others).append(record)
                 size += record.size
+        self.waiting_bytes -= size + passed
         if not notes and not others and not self._finished:
             return None
         floor = next(iter(self._entries), self._number + 1)
@@ -300,11 +304,6 @@ class Journal:
         self._finished += self._deleting
         self._finished += [number for number, _ in flying]
         return [record for _, taken in flying for record in taken]
-
-    def _leave(self, entry: Entry) -> None:
-        entry.unfinished -= 1
-        if not entry.unfinished and self._entries.pop(entry.number, None) is not None:
-            self._finished.append(entry.number)
 
 
 def _encoded(records: Iterable[Record]) -> bytes:
