@@ -285,16 +285,25 @@ class Journal:
         """
         self._give_up_append()
         self._number = max(self._number, last or 0)
-        if is_sealed or (last or 0) < self._confirmed:
+        if is_sealed:
             for record in self._unfinished:
                 if record.entry is not None:
-                    record.entry = _ELSEWHERE if is_sealed else None
+                    record.entry = _ELSEWHERE
             self._entries.clear()
-            # Of what was there before the loss some may still be: the next append trims it.
-            self._finished = [last] if last and not is_sealed else []
+            self._finished.clear()
+        elif (last or 0) < self._confirmed:
+            self._lose_entries(last or 0)
         self._confirmed = last or 0
         self._waiting = deque(record for record in self._unfinished if record.entry is None)
         self.waiting_bytes = sum(record.size for record in self._waiting)
+
+    def _lose_entries(self, last: int) -> None:
+        """What Redis has is older than what it had confirmed: all up to entry `last`."""
+        for record in self._unfinished:
+            if record.entry is not None and record.entry.number > last:
+                record.entry = None
+        while self._entries and next(reversed(self._entries)) > last:
+            self._entries.popitem()
 
     def _give_up_append(self) -> list[Record]:
         """Nobody knows whether the append in flight, if any, was executed; returns its records."""
