@@ -198,7 +198,8 @@ class Journal:
 
         May be repeated.
         """
-        if self._unfinished.pop(record, False) is None:  # it was there
+        if record in self._unfinished:
+            del self._unfinished[record]
             self.bytes -= record.size
 
     def is_full(self, now: float) -> bool:
@@ -217,15 +218,13 @@ class Journal:
             return None
         notes: list[Record] = []
         others: list[Record] = []
-        size, passed, waiting = 0, 0, self._waiting
+        size, waiting = 0, self._waiting
         while waiting and size < MAX_ENTRY_BYTES:
             record = waiting.popleft()
-            if record.encode is None:
-                passed += record.size
-            else:
+            self.waiting_bytes -= record.size
+            if record.encode is not None:
                 (notes if record.kind == "note" else others).append(record)
                 size += record.size
-        self.waiting_bytes -= size + passed
         if not notes and not others and not self._finished:
             return None
         floor = next(iter(self._entries), self._number + 1)
