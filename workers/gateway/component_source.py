@@ -38,6 +38,7 @@ _PATIENCE_WHEN_HELD = 6
 ALIVE = "fedgate-alive-"
 # How often a closing source looks whether its hops are done, in seconds.
 _LOOK_INTERVAL = 0.05
+_sender_domain = attrgetter("sender_domain")
 
 
 class Lane(Session):
@@ -257,7 +258,7 @@ class ComponentSource(Source):
 
     def _on_stanzas(self, stanzas: list[Stanza]) -> None:
         stanzas = self._without_barriers(stanzas)
-        for local, run in groupby(stanzas, key=attrgetter("sender_domain")):
+        for local, run in groupby(stanzas, key=_sender_domain):
             pair = DomainPair(local, self.remote)
             forward = partial(self._forward, pair)
             self.admit(pair, list(run), forward, partial(self.router.to_local, pair))

@@ -350,7 +350,7 @@ class Origin:
         claim.record = Record(
             self.kind,
             self._pair(unsettled[0]),
-            partial(_encoded, unsettled),
+            partial(encoded, unsettled),
             bytes_of(unsettled),
             partial(self._on_kept, claim),
         )
@@ -427,7 +427,8 @@ class Origin:
         return DomainPair(stanza.target_domain, stanza.sender_domain)
 
 
-def _encoded(stanzas: list[Stanza]) -> bytes:
+def encoded(stanzas: list[Stanza]) -> bytes:
+    """A record's data, as `replay.py` reads it."""
     return msgspec.msgpack.encode([stanza.data for stanza in stanzas])
 
 

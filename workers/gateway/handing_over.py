@@ -8,11 +8,9 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from coordinator.client import ControlPlane
 from coordinator.routes import DomainPair
-from workers.gateway.flow import settle_returned
+from workers.gateway.flow import encoded, settle_returned
 from workers.gateway.router import Router
 
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ async def hand_over_late(
     if not held:
         return
     log.warning("%s → %s is slow: %d stanzas are handed over to %s", *pair, len(held), heir)
-    data = msgspec.msgpack.encode([each.stanza.data for each in held])
+    data = encoded([each.stanza for each in held])
     if not await control.pass_on(heir, "out", pair, data):
         return  # in flight still: the journal is dealt when this worker has ended
     for each in held:
