@@ -14,7 +14,7 @@ from loadtest.micro_path import stanzas
 
 BATCH = 48
 """About what a worker reads at once when it is paced."""
-_ROUNDS = 60
+_COUNT = 60 * BATCH
 
 
 @functools.cache
@@ -29,13 +29,8 @@ def bare_xml() -> float:
     virtual machine it may be one of two figures, the larger where another one has the other half
     of the same physical core. It tells that there was such company, not which run had it.
     """
-    work = _bare()
-    for _ in range(_ROUNDS):
-        work()
-    begun = time.thread_time_ns()
-    for _ in range(_ROUNDS):
-        work()
-    return (time.thread_time_ns() - begun) / 1000 / BATCH / _ROUNDS
+    _, warm = micro.measure(_bare(), BATCH, count=_COUNT, repeats=2)
+    return warm
 
 
 def paced_to_saturated(rate: float, count: int) -> float:
