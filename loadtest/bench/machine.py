@@ -3,6 +3,7 @@
 import os
 import platform
 import resource
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,8 @@ def machine() -> Machine:
         len(os.sched_getaffinity(0)),
         memory / 2**30,
         platform.release(),
-        platform.python_version(),
+        # Builds of one version differ by more than versions do, so where it is belongs to it.
+        f"{platform.python_version()} ({os.path.realpath(sys.executable)})",
         etree.__version__,
         ".".join(map(str, etree.LIBXML_VERSION)),
         # What the worker's TLS runs on; Python's own ssl may be linked to another.
