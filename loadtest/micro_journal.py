@@ -4,7 +4,7 @@ A real redis-server answers on a unix socket, as the embedded one does. CPU time
 (a worker's); redis-server's own are in a column of theirs.
 
 The journal at full load: the whole way out of `micro_path.py`, from a server that cannot send
-again, once without a journal and once with it, in turns; the difference is the journal. Quiet
+again, once without a journal and once with it, in turns, TLS on; the difference is the journal. Quiet
 domains: one stanza now and then from each of 10,000, so that nearly every stanza is a record of its
 own, at so many a second. The path beside it is the same way out at the same pace (a processor that
 is mostly idle is slower); what the waiting itself costs is subtracted from both.
@@ -136,8 +136,8 @@ async def load_row(batch: list[bytes], *, count: int, repeats: int) -> LoadRow:
     journaled: list[float] = []
     with TemporaryDirectory() as one, TemporaryDirectory() as two:
         async with redis_in(Path(two)) as store, journal_in(store) as writer:
-            without = Rig(Path(one), tls=False, resendable=False)
-            rig = Rig(Path(two), tls=False, resendable=False, journal=writer)
+            without = Rig(Path(one), tls=True, resendable=False)
+            rig = Rig(Path(two), tls=True, resendable=False, journal=writer)
             for each in (without, rig):
                 await each.open_outbound()
                 await run_repeat(each, batch, inbound=False, rounds=1, sent=0)
@@ -178,7 +178,7 @@ async def _paced(
 async def _paced_path(data: bytes, per_second: int, count: int) -> float:
     """CPU seconds of so many stanzas on the way out, one per read, without a journal."""
     with TemporaryDirectory() as folder:
-        rig = Rig(Path(folder), tls=False, resendable=False)
+        rig = Rig(Path(folder), tls=True, resendable=False)
         await rig.open_outbound()
         batch = from_local_server([data])
         await run_repeat(rig, batch, inbound=False, rounds=1, sent=0)
