@@ -118,22 +118,27 @@ class Inbox:
 
     async def _is_kept(self) -> bool:
         """Wait until our journal has all that was added so far; False if Redis is too slow."""
-        kept: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-
-        def on_kept(is_kept: bool) -> None:
-            if not kept.done():
-                kept.set_result(is_kept)
-
         # Entries are confirmed in their order: an empty record behind all others tells of them.
-        marker = Record("in", _NOBODY, bytes, 0, on_kept)
+        marker = _Marker("in", 0, kept=asyncio.get_running_loop().create_future())
         self._journal.add(marker)
         try:
             async with asyncio.timeout(KEPT_TIMEOUT):
-                return await kept
+                return await marker.kept
         except TimeoutError:
             return False
         finally:
             self._journal.complete(marker)
+
+
+class _Marker(Record, eq=False, kw_only=True):
+    kept: asyncio.Future[bool]
+
+    def encode(self) -> tuple[str, str, bytes]:
+        return *_NOBODY, b""
+
+    def on_kept(self, is_kept: bool) -> None:
+        if not self.kept.done():
+            self.kept.set_result(is_kept)
 
 
 _NOBODY = DomainPair("fedgate.invalid", "fedgate.invalid")

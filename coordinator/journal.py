@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 import msgspec
+from msgspec import Struct
 
 from coordinator.domains import InvalidDomain, normalise_domain
 from coordinator.routes import DomainPair
@@ -33,46 +34,32 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[tuple[Kind, str, str, bytes]])
 
 
-class Record:
+# A Struct, not a class with __init__: one is made for each stanza that comes alone.
+class Record(Struct, eq=False):
     """One run of stanzas of one domain pair, in order, from `Journal.add` to `Journal.complete`.
 
-    `encode` is called once per write, and never for a record completed before; `size` in bytes is
-    what counts for the bound. `on_kept(True)`: Redis has confirmed it; what that returns is called
-    when all who were kept with it have been told, once if several return the same.
-    `on_kept(False)`: Redis is away, go on without; `on_kept(True)` may follow. Nothing is said
-    after completion.
+    `size` in bytes is what counts for the bound.
     """
 
-    __slots__ = (
-        "added_at",
-        "encode",
-        "entry",
-        "is_complete",
-        "is_kept",
-        "kind",
-        "on_kept",
-        "pair",
-        "size",
-    )
+    kind: Kind
+    size: int
+    entry: "Entry | None" = None
+    added_at: float = 0.0
+    is_complete: bool = False
+    is_kept: bool = False
+    """Redis has confirmed it once."""
 
-    def __init__(
-        self,
-        kind: Kind,
-        pair: DomainPair,
-        encode: Callable[[], bytes],
-        size: int,
-        on_kept: Callable[[bool], Callable[[], None] | None] | None = None,
-    ) -> None:
-        self.kind: Kind = kind
-        self.pair = pair
-        self.encode: Callable[[], bytes] | None = encode
-        self.size = size
-        self.on_kept = on_kept
-        self.entry: Entry | None = None
-        self.added_at = 0.0
-        self.is_complete = False
-        self.is_kept = False
-        """Redis has confirmed it once."""
+    def encode(self) -> tuple[str, str, bytes]:
+        """Its domain pair and data: called once per write, and never when it is complete."""
+        raise NotImplementedError
+
+    def on_kept(self, is_kept: bool) -> Callable[[], None] | None:
+        """Redis has confirmed it; or it is away and one must go on without (true may follow).
+
+        What this returns is called when all who were kept with it have been told, once if several
+        return the same. Nothing is said after completion.
+        """
+        raise NotImplementedError
 
 
 class Entry:
@@ -173,7 +160,7 @@ class Journal:
         return bool(self._waiting or self._finished)
 
     def add(self, record: Record, now: float) -> None:
-        """Begin to hold a record. The bounds are the caller's to ask for: `is_full`."""
+        """Begin to hold a record. The bounds are the caller's to ask for."""
         record.added_at = now
         self._unfinished[record] = None
         self._waiting.append(record)
@@ -186,7 +173,6 @@ class Journal:
             return
         self.retire(record)
         record.is_complete = True
-        record.encode = record.on_kept = None
         entry = record.entry
         if entry is not None:
             entry.unfinished -= 1
@@ -202,10 +188,13 @@ class Journal:
             del self._unfinished[record]
             self.bytes -= record.size
 
-    def is_full(self, now: float) -> bool:
-        """Too much is unfinished, or for too long: accept nothing more that needs the journal."""
-        if self.bytes > self.max_bytes:
-            return True
+    @property
+    def is_large(self) -> bool:
+        """Too much is unfinished: accept nothing more that needs the journal."""
+        return self.bytes > self.max_bytes
+
+    def is_old(self, now: float) -> bool:
+        """Something is unfinished for too long: likewise."""
         oldest = next(iter(self._unfinished), None)
         return oldest is not None and now - oldest.added_at > self.max_age
 
@@ -222,7 +211,7 @@ class Journal:
         while waiting and size < MAX_ENTRY_BYTES:
             record = waiting.popleft()
             self.waiting_bytes -= record.size
-            if record.encode is not None:
+            if not record.is_complete:
                 (notes if record.kind == "note" else others).append(record)
                 size += record.size
         if not notes and not others and not self._finished:
@@ -259,7 +248,7 @@ class Journal:
             for record in taken:
                 if not record.is_complete and not record.is_kept:
                     record.is_kept = True
-                    if record.on_kept is not None and (told := record.on_kept(True)) is not None:
+                    if (told := record.on_kept(True)) is not None:
                         afterwards[told] = None
         for told in afterwards:
             told()
@@ -273,7 +262,7 @@ class Journal:
         self._waiting.clear()
         self.waiting_bytes = 0
         for record in waiting:
-            if not record.is_kept and record.on_kept is not None:
+            if not record.is_kept and not record.is_complete:
                 record.on_kept(False)
 
     def regain_contact(self, last: int | None, *, is_sealed: bool = False) -> None:
@@ -315,9 +304,7 @@ class Journal:
 
 
 def _encoded(records: Iterable[Record]) -> bytes:
-    return _encoder.encode(
-        [(record.kind, *record.pair, record.encode()) for record in records if record.encode]
-    )
+    return _encoder.encode([(record.kind, *record.encode()) for record in records])
 
 
 _ELSEWHERE = Entry(0, 0)  # never reaches 0 again: its count only falls

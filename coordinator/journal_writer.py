@@ -49,7 +49,7 @@ class JournalWriter:
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.Handle | None = None
         self._due = 0.0
-        self._is_awaited = False
+        self._is_awaited = self._is_old = False
         self._interval = MIN_INTERVAL
         self._watch: asyncio.TimerHandle | None = None
         self._told: deque[tuple[float, Record]] = deque()
@@ -79,8 +79,11 @@ class JournalWriter:
 
     @property
     def is_full(self) -> bool:
-        """More than max_bytes are unfinished, or something is for longer than max_age."""
-        return self._journal.is_full(time.monotonic())
+        """More than max_bytes are unfinished, or something is for longer than max_age.
+
+        The latter as `each_second` has found it: it is asked for each stanza that comes alone.
+        """
+        return self._is_old or self._journal.is_large
 
     async def start(self) -> None:
         """Open the journal if Redis is there; if not, it is opened when it comes."""
@@ -118,7 +121,8 @@ class JournalWriter:
     def complete(self, record: Record) -> None:
         """All stanzas of the record are settled. May be repeated."""
         self._journal.complete(record)
-        self._keep_watch()
+        if self._watch is None:
+            self._keep_watch()
 
     def complete_later(self, record: Record) -> None:
         """As `complete`, but if we die within `NOTE_SECONDS` it will still be found."""
@@ -126,8 +130,9 @@ class JournalWriter:
         self._told.append((time.monotonic() + NOTE_SECONDS, record))
 
     def each_second(self) -> None:
-        """Call it about so often: notes that have become useless are deleted."""
+        """Call it about so often: notes that have become useless are deleted, and see `is_full`."""
         told, now = self._told, time.monotonic()
+        self._is_old = self._journal.is_old(now)
         while told and told[0][0] <= now:
             self.complete(told.popleft()[1])
 

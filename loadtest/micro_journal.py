@@ -194,6 +194,19 @@ async def _paced_path(data: bytes, per_second: int, count: int) -> float:
     return spent
 
 
+class _Timed(Record, eq=False, kw_only=True):
+    pair: DomainPair
+    data: bytes
+    begun: float
+    waits: list[float]
+
+    def encode(self) -> tuple[str, str, bytes]:
+        return *self.pair, self.data
+
+    def on_kept(self, is_kept: bool) -> None:
+        self.waits.append(time.perf_counter() - self.begun)
+
+
 async def quiet_row(data: bytes, per_second: int, *, count: int) -> QuietRow:
     """`count` stanzas, each of another domain, until all have had their turn."""
     pairs = [DomainPair("a.example", f"d{at}.example") for at in range(QUIET_DOMAINS)]
@@ -204,15 +217,10 @@ async def quiet_row(data: bytes, per_second: int, *, count: int) -> QuietRow:
             sent: deque[Record] = deque()
 
             def journaled(at: int) -> None:
+                pair = pairs[at % QUIET_DOMAINS]
                 begun = time.perf_counter()
                 sent.append(
-                    Record(
-                        "out",
-                        pairs[at % QUIET_DOMAINS],
-                        lambda: data,
-                        len(data),
-                        lambda kept: waits.append(time.perf_counter() - begun),
-                    )
+                    _Timed("out", len(data), pair=pair, data=data, begun=begun, waits=waits)
                 )
                 writer.add(sent[-1])
                 if len(sent) > UNACKNOWLEDGED:

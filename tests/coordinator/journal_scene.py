@@ -1,9 +1,29 @@
 """A journal without Redis, as its tests use it."""
 
+from collections.abc import Callable
+
 from coordinator.journal import Append, Journal, Kind, Record, decode_entry
 from coordinator.routes import DomainPair
 
 PAIR = DomainPair("a.example", "b.example")
+
+
+def _unheard(is_kept: bool) -> None:
+    """Nobody wants to be told."""
+
+
+class AnyRecord(Record, eq=False, kw_only=True):
+    """A record that a test writes and is told of."""
+
+    pair: DomainPair = PAIR
+    write: Callable[[], bytes]
+    tell: Callable[[bool], Callable[[], None] | None] = _unheard
+
+    def encode(self) -> tuple[str, str, bytes]:
+        return *self.pair, self.write()
+
+    def on_kept(self, is_kept: bool) -> Callable[[], None] | None:
+        return self.tell(is_kept)
 
 
 class Scene:
@@ -20,7 +40,10 @@ class Scene:
             self.encoded.append(name)
             return name.encode()
 
-        record = Record(kind, PAIR, encode, size, lambda kept: self.told.append((name, kept)))
+        def tell(is_kept: bool) -> None:
+            self.told.append((name, is_kept))
+
+        record = AnyRecord(kind, size, write=encode, tell=tell)
         self.journal.add(record, now)
         return record
 

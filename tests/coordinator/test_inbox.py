@@ -10,10 +10,11 @@ from coordinator import inbox as module
 from coordinator.config import Config, Journal
 from coordinator.embedded import EmbeddedRedis
 from coordinator.inbox import Inbox
-from coordinator.journal import Dealt, Kind, Record
+from coordinator.journal import Dealt, Kind
 from coordinator.journal_writer import JournalWriter
 from coordinator.routes import DomainPair
 from coordinator.store import Store, redis_url
+from tests.coordinator.journal_scene import AnyRecord
 
 ME, OTHER, DEAD = "gw1/w1.a", "gw1/w2.a", "gw1/w3.a"
 PAIR, OTHERS = DomainPair("a.example", "b.example"), DomainPair("a.example", "c.example")
@@ -41,7 +42,7 @@ async def scene(config: Config, redis: EmbeddedRedis) -> AsyncIterator[Scene]:
 
     def on_dealt(kind: Kind, pair: DomainPair, data: bytes) -> None:
         got.append(Dealt(kind, pair, data))
-        journal.add(Record(kind, pair, lambda: data, len(data)))
+        journal.add(AnyRecord(kind, len(data), pair=pair, write=lambda: data))
 
     inbox.on_dealt = on_dealt
     await journal.start()

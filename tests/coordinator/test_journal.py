@@ -9,11 +9,10 @@ from coordinator.journal import (
     Dealt,
     InvalidEntry,
     Journal,
-    Record,
     decode_entry,
     encode_entry,
 )
-from tests.coordinator.journal_scene import PAIR, Scene
+from tests.coordinator.journal_scene import PAIR, AnyRecord, Scene
 
 
 @pytest.fixture
@@ -52,12 +51,13 @@ def test_both_entries_of_an_append_in_doubt_are_deleted_by_the_next(scene: Scene
 
 def test_what_is_retired_stays_in_redis_and_counts_for_no_bound(scene: Scene):
     note = scene.add("note", size=2000, kind="note")
-    assert scene.journal.is_full(0.0)
+    assert scene.journal.is_large
     scene.append()
     scene.journal.appended()
     scene.journal.retire(note)
     scene.journal.retire(note)
-    assert not scene.journal.is_full(1e9) and (scene.journal.bytes, scene.journal.records) == (0, 0)
+    assert not scene.journal.is_large and not scene.journal.is_old(1e9)
+    assert (scene.journal.bytes, scene.journal.records) == (0, 0)
     assert len(scene.journal) == 1 and scene.journal.next_append() is None
     scene.journal.lose_contact()
     scene.journal.regain_contact(None)
@@ -141,15 +141,15 @@ def test_a_record_complete_while_its_append_is_in_flight_is_deleted_and_not_told
 
 def test_it_is_full_by_bytes_and_by_age(scene: Scene):
     first = scene.add("one", size=900, now=5.0)
-    assert not scene.journal.is_full(5.0)
+    assert not scene.journal.is_large
     second = scene.add("two", size=101, now=6.0)
-    assert scene.journal.is_full(6.0)
+    assert scene.journal.is_large
     scene.journal.complete(first)
-    assert scene.journal.bytes == 101
-    assert not scene.journal.is_full(66.0)
-    assert scene.journal.is_full(66.1)
+    assert scene.journal.bytes == 101 and not scene.journal.is_large
+    assert not scene.journal.is_old(66.0)
+    assert scene.journal.is_old(66.1)
     scene.journal.complete(second)
-    assert not scene.journal.is_full(1000.0)
+    assert not scene.journal.is_old(1000.0)
 
 
 def test_an_entry_is_bounded_but_takes_one_record_of_any_size(scene: Scene):
@@ -316,7 +316,7 @@ def test_once_for_several_is_told_what_is_wanted_afterwards() -> None:
         return afterwards
 
     for _ in range(2):
-        journal.add(Record("out", PAIR, lambda: b"", 1, on_kept), 0.0)
+        journal.add(AnyRecord("out", 1, write=bytes, tell=on_kept), 0.0)
     journal.next_append()
     journal.appended()
     assert told == ["kept", "kept", "afterwards"]

@@ -15,6 +15,7 @@ from coordinator.journal import Record
 from coordinator.journal_writer import BELIEF, JournalWriter
 from coordinator.routes import DomainPair
 from coordinator.store import Store, redis_url
+from tests.coordinator.journal_scene import AnyRecord
 
 PAIR = DomainPair("a.example", "b.example")
 ONE = "gw1/w1.a"
@@ -37,8 +38,10 @@ async def store(config: Config, redis: EmbeddedRedis) -> AsyncIterator[Store]:
 
 
 @contextlib.asynccontextmanager
-async def writer_of(store: Store) -> AsyncIterator[JournalWriter]:
-    writer = JournalWriter(store, ONE, JournalConfig())
+async def writer_of(
+    store: Store, config: JournalConfig | None = None
+) -> AsyncIterator[JournalWriter]:
+    writer = JournalWriter(store, ONE, config or JournalConfig())
     await writer.start()
     try:
         yield writer
@@ -59,7 +62,10 @@ class Told:
         self.words: list[tuple[bytes, bool]] = []
 
     def record(self, data: bytes, size: int = 10) -> Record:
-        return Record("out", PAIR, lambda: data, size, lambda kept: self.words.append((data, kept)))
+        def tell(is_kept: bool) -> None:
+            self.words.append((data, is_kept))
+
+        return AnyRecord("out", size, write=lambda: data, tell=tell)
 
 
 @pytest.fixture
@@ -152,7 +158,7 @@ async def test_a_note_does_not_wait_for_others(
     writer.add(told.record(b"first"))
     await until(lambda: len(told.words) == 1)
     writer.add(told.record(b"second"))
-    note = Record("note", PAIR, lambda: b"note", 4)
+    note = AnyRecord("note", 4, write=lambda: b"note")
     writer.add(note)
     await until(lambda: note.is_kept)
     assert await stored(store) == [[b"first"], [b"note"], [b"second"]]
@@ -162,7 +168,7 @@ async def test_a_note_is_still_found_for_a_while_after_its_requests_are_settled(
     store: Store, writer: JournalWriter, told: Told, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(journal_writer, "NOTE_SECONDS", 1.0)
-    note, other = Record("note", PAIR, lambda: b"note", 4), told.record(b"other")
+    note, other = AnyRecord("note", 4, write=lambda: b"note"), told.record(b"other")
     writer.add(note)
     writer.add(other)
     await until(lambda: note.is_kept and other.is_kept)

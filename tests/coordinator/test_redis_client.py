@@ -19,6 +19,7 @@ from coordinator.redis_client import COMMAND_TIMEOUT, StoreUnavailable
 from coordinator.routes import DomainPair
 from coordinator.store import Store, redis_url
 from coordinator.sweeps import Sweeper
+from tests.coordinator.journal_scene import AnyRecord
 from tests.coordinator.redis_servers import with_cluster, with_password, with_sentinel, with_tls
 
 DEAD, LIVE = "gw1/w1.a", "gw1/w2.a"
@@ -40,7 +41,9 @@ async def until(condition) -> None:
 
 async def journaled(writer: JournalWriter, *datas: bytes) -> list[Record]:
     """Records that Redis has confirmed."""
-    records = [Record("out", PAIRS[0], lambda data=data: data, len(data)) for data in datas]
+    records = [
+        AnyRecord("out", len(data), pair=PAIRS[0], write=lambda data=data: data) for data in datas
+    ]
     for record in records:
         writer.add(record)
     await until(lambda: all(record.is_kept for record in records))
@@ -117,7 +120,7 @@ async def test_sentinel_fails_over_and_the_journal_is_written_again(tmp_path: Pa
         await master.kill()
         await until(lambda: not writer.available)
         told: list[bool] = []
-        late = Record("out", PAIRS[0], lambda: b"late", 4, told.append)
+        late = AnyRecord("out", 4, pair=PAIRS[0], write=lambda: b"late", tell=told.append)
         writer.add(late)
         await until(lambda: late.is_kept)
         assert told == [False, True]

@@ -13,10 +13,8 @@ Every stanza of a batch ends exactly once: acknowledged, bounced, dropped or ret
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol, cast
 
-import msgspec
 from msgspec import Struct
 
 from coordinator.accounts import (
@@ -31,6 +29,7 @@ from coordinator.accounts import (
 )
 from coordinator.journal import Kind, Record
 from coordinator.routes import DomainPair
+from workers.gateway.claims import Claim, Note
 from workers.xmpp.stanza import Stanza, bytes_of
 
 Counters = memoryview
@@ -44,6 +43,7 @@ MAX_UNACKNOWLEDGED_AGE = 10.0
 
 # For all that have nothing queued. A tuple: whoever would put something into it fails.
 NO_QUEUE = cast("deque[Batch]", ())
+_NO_STANZAS = cast("list[Stanza]", ())
 
 
 class JournalPort(Protocol):
@@ -64,20 +64,6 @@ class JournalPort(Protocol):
     def complete_later(self, record: Record) -> None: ...
 
     def each_second(self) -> None: ...
-
-
-class Claim:
-    """A batch's record in the journal, also when the batch was split since."""
-
-    __slots__ = ("batches", "has_gaps", "left", "record")
-
-    def __init__(self, batch: "Batch") -> None:
-        self.batches = [batch]
-        self.has_gaps = batch.has_gaps
-        """Some of its stanzas are not in the record: they have failed, and await their replies."""
-        self.left = batch.size - batch.settled
-        """Stanzas not settled, of a note not reported: the record is complete at 0."""
-        self.record: Record
 
 
 # A Struct, not a class with __init__: one is made per read (0.09 against 0.20 µs).
@@ -101,7 +87,7 @@ class Batch(Struct, eq=False):
     accepted_at: float = 0.0
     claim: Claim | None = None
     """Its stanzas' record in the journal, if it has one."""
-    note: Claim | None = None
+    note: Note | None = None
     """The record of its requests alone, whose sender may send them again."""
     kept: bool = False
     """The journal's record of its stanzas is confirmed."""
@@ -120,9 +106,9 @@ class Batch(Struct, eq=False):
         head.uncertain = self.uncertain
         head.kept, head.accepted_at = self.kept, self.accepted_at
         head.claim, head.note = self.claim, self.note
-        for claim in (head.claim, head.note):
-            if claim is not None:
-                claim.batches.append(head)
+        for record in (head.claim, head.note):
+            if record is not None:
+                record.batches.append(head)
         if self.reported == self.size:
             head.reported = 1
             self.reported -= 1
@@ -343,30 +329,19 @@ class Origin:
     def _keep(self, batch: Batch) -> None:
         """Ask the journal to keep the stanzas of the batch that are not settled."""
         assert self._journal is not None
-        unsettled = batch.stanzas[batch.first :]
+        unsettled = batch.stanzas[batch.first :] if batch.first else batch.stanzas
         if not unsettled:
             return  # all of it has failed, and the replies are under way
-        batch.claim = claim = Claim(batch)
-        claim.record = Record(
+        batch.claim = claim = Claim(
             self.kind,
-            self._pair(unsettled[0]),
-            partial(encoded, unsettled),
             bytes_of(unsettled),
-            partial(self._on_kept, claim),
+            origin=self,
+            stanzas=unsettled,
+            batches=[batch],
+            left=batch.size - batch.settled,
+            has_gaps=batch.has_gaps,
         )
-        self._journal.add(claim.record)
-
-    def _on_kept(self, claim: Claim, is_kept: bool) -> Callable[[], None] | None:
-        if not is_kept or claim.has_gaps:
-            return None  # Redis is away, or not all of it is there: it goes on as ours
-        for batch in claim.batches:
-            if batch.flight == IN_FLIGHT_OURS:
-                count = batch.size - batch.settled
-                self.counters[IN_FLIGHT_OURS] -= count
-                self.counters[IN_FLIGHT_RESENDABLE] += count
-                batch.flight = IN_FLIGHT_RESENDABLE
-            batch.kept = True
-        return self.report  # once for all that an append has kept
+        self._journal.add(claim)
 
     def _relieve_ring(self, most: int) -> None:
         """The oldest beyond what the previous hop keeps for sure go into the journal."""
@@ -393,32 +368,31 @@ class Origin:
         if self._journal is None or not self._journal.available:
             return
 
-        # Names alone: the note outlives its stanzas, whose bytes it must not hold that long.
         names = [(stanza.sender, stanza.id) for stanza in requests]
-        claim = Claim(batch)
-        claim.record = Record(
+        batch.note = note = Note(
             "note",
-            self._pair(requests[0]),
-            lambda: msgspec.msgpack.encode(names),
             sum([len(sender) + len(id or "") for sender, id in names]),
-            lambda is_kept: _release(claim),
+            pair=self._pair(requests[0]),
+            names=names,
+            batches=[batch],
+            left=batch.size,
         )
-        batch.note = claim
         batch.held = True
-        self._journal.add(claim.record)
+        self._journal.add(note)
 
     def _settle_claim(self, claim: Claim, count: int) -> None:
         claim.left -= count
         if claim.left <= 0 and self._journal is not None:
-            self._journal.complete(claim.record)
+            self._journal.complete(claim)
             # No circle is left for the garbage collector: it cost a quarter of a lone stanza's way.
             claim.batches.clear()
+            claim.stanzas = _NO_STANZAS
 
-    def _note_told(self, note: Claim, count: int) -> None:
+    def _note_told(self, note: Note, count: int) -> None:
         """The sender is told that these are handled; if it does not hear of it they come again."""
         note.left -= count
         if note.left <= 0 and self._journal is not None:
-            self._journal.complete_later(note.record)
+            self._journal.complete_later(note)
             note.batches.clear()
 
     def _pair(self, stanza: Stanza) -> DomainPair:
@@ -427,22 +401,12 @@ class Origin:
         return DomainPair(stanza.target_domain, stanza.sender_domain)
 
 
-def encoded(stanzas: list[Stanza]) -> bytes:
-    """A record's data, as `replay.py` reads it."""
-    return msgspec.msgpack.encode([stanza.data for stanza in stanzas])
-
-
 def _tell_nobody(count: int) -> None:
     """The previous hop is gone."""
 
 
 def _ignore(requests: list[Stanza]) -> None:
     """Nobody wants to be told."""
-
-
-def _release(claim: Claim) -> None:
-    for batch in claim.batches:
-        batch.release()
 
 
 @dataclass(slots=True)

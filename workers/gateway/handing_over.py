@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from coordinator.client import ControlPlane
 from coordinator.routes import DomainPair
-from workers.gateway.flow import encoded, settle_returned
+from workers.gateway.claims import encoded
+from workers.gateway.flow import settle_returned
 from workers.gateway.router import Router
 
 if TYPE_CHECKING:

@@ -51,7 +51,6 @@ class Journal:
 
     def answer(self, *, is_kept: bool = True) -> None:
         for record in self.records:
-            assert record.on_kept is not None
             if (report := record.on_kept(is_kept)) is not None:
                 report()
 
@@ -102,10 +101,9 @@ def test_what_nobody_can_send_again_is_journaled_and_sent_at_once(scene: Scene) 
     scene.accept(message("1"), message("2"))
     assert scene.take() == ["1", "2"]
     (record,) = scene.journal.records
-    assert (record.kind, record.pair) == ("out", PAIR)
-    assert record.encode is not None
+    assert (record.kind, *record.encode()[:2]) == ("out", *PAIR)
     data = [b"<message id='1'/>", b"<message id='2'/>"]
-    assert msgspec.msgpack.decode(record.encode()) == data
+    assert msgspec.msgpack.decode(record.encode()[2]) == data
     assert record.size == sum(map(len, data))
     assert scene.flights == (2, 0)
     scene.journal.answer()
@@ -135,7 +133,7 @@ def test_without_redis_it_stays_ours(scene: Scene) -> None:
 def test_an_inbound_record_names_the_pair_from_our_side(scene: Scene) -> None:
     scene.origin.kind = "in"
     scene.accept(message("1"))
-    assert scene.journal.records[0].pair == DomainPair(PAIR.remote, PAIR.local)
+    assert scene.journal.records[0].encode()[:2] == (PAIR.remote, PAIR.local)
 
 
 def test_what_the_previous_hop_can_send_again_is_not_journaled(scene: Scene) -> None:
@@ -187,8 +185,8 @@ def test_requests_that_come_again_are_noted_before_they_are_sent(scene: Scene) -
     assert scene.take() == ["0"] and not scene.outbox.has_ready
     assert scene.outbox.waiting_bytes == len(b"<message id='1'/>") * 3 + len(b"<iq id='2'/>")
     (record,) = scene.journal.records
-    assert record.kind == "note" and record.encode is not None
-    assert msgspec.msgpack.decode(record.encode()) == [["x@a.example", "2"]]
+    assert record.kind == "note"
+    assert msgspec.msgpack.decode(record.encode()[2]) == [["x@a.example", "2"]]
     scene.journal.answer()
     assert released == [True] and scene.take() == ["1", "2", "3", "4"]
     assert scene.handled == 0 and scene.flights == (0, 5)  # a note keeps no stanza
@@ -237,8 +235,7 @@ def test_what_a_lost_hop_held_for_us_is_journaled(scene: Scene) -> None:
     scene.outbox.acknowledge(1, ACK_SM)
     scene.origin.lose()
     (record,) = scene.journal.records
-    assert record.encode is not None
-    assert msgspec.msgpack.decode(record.encode()) == [b"<message id='2'/>"]
+    assert msgspec.msgpack.decode(record.encode()[2]) == [b"<message id='2'/>"]
     assert scene.flights == (1, 0)
     scene.journal.answer()
     assert (scene.flights, scene.handled) == ((0, 1), 1)
@@ -252,8 +249,7 @@ def test_what_failed_and_awaits_its_reply_is_not_taken_for_kept(scene: Scene) ->
     assert len(scene.outbox.take_back()) == 2
     scene.origin.keep_all()
     (record,) = scene.journal.records
-    assert record.encode is not None
-    assert msgspec.msgpack.decode(record.encode()) == [b"<message id='1'/>"]
+    assert msgspec.msgpack.decode(record.encode()[2]) == [b"<message id='1'/>"]
     scene.journal.answer()
     assert scene.handled == 0
     scene.origin.lose()

@@ -80,8 +80,9 @@ class Journal:
         ids: list[str] = []
         for record in kept:
             if record not in self.completed:
-                assert record.on_kept is not None and record.encode is not None
-                ids += [data.decode().strip() for data in msgspec.msgpack.decode(record.encode())]
+                ids += [
+                    data.decode().strip() for data in msgspec.msgpack.decode(record.encode()[2])
+                ]
                 report = record.on_kept(True)
                 assert report is not None
                 report()
