@@ -3,8 +3,8 @@
 A real redis-server answers on a unix socket, as the embedded one does. CPU times are this process's
 (a worker's); redis-server's own are in a column of theirs.
 
-The journal at full load: the whole way out of `micro_path.py`, from a server that cannot send
-again, once without a journal and once with it, in turns, TLS on; the difference is the journal. Quiet
+The journal at full load: the whole way out of `micro_path.py`, TLS on, from a server that cannot
+send again, once without a journal and once with it, in turns; the difference is the journal. Quiet
 domains: one stanza now and then from each of 10,000, so that nearly every stanza is a record of its
 own, at so many a second. The path beside it is the same way out at the same pace (a processor that
 is mostly idle is slower); what the waiting itself costs is subtracted from both.
