@@ -59,7 +59,7 @@ def end_to_end(rows: Sequence[Row]) -> list[Row]:
     found = {(row.part, row.name): row for row in rows}
     added = []
     for side, bare in zip(("outbound", "inbound"), _PATHS.values(), strict=True):
-        for batch in (16, 64):
+        for batch in micro.BATCHES:
             whole = found.get((side, f"saturated, {batch} per write"))
             parts = [found.get((PART, f"{part}, {batch} at once")) for part in bare]
             total = sum(part.median for part in parts if part and part.median)
