@@ -36,11 +36,13 @@ from workers.gateway.local_source import LocalSource
 from workers.gateway.negotiation import NoOwner
 from workers.gateway.remote_source import RemoteSource
 from workers.gateway.router import Router
-from workers.gateway.session import Session, SessionOwner, TcpSession, WebSocketSession
+from workers.gateway.session import Session, SessionOwner
+from workers.gateway.tcp_session import TcpSession
 from workers.gateway.tls import client_context, server_context
 from workers.gateway.tls_engine import TLSEngine
 from workers.gateway.websocket_accept import AcceptedWebSocket, Endpoint
 from workers.gateway.websocket_connect import ConnectedWebSocket
+from workers.gateway.websocket_session import WebSocketSession
 from workers.xmpp import elements, sasl
 from workers.xmpp.events import StreamOpened
 from workers.xmpp.framing import StreamFraming, WebSocketFraming

@@ -14,7 +14,9 @@ from loadtest.bench.stanzas import in_stream, numbers
 from loadtest.bench.tally import Tally
 from workers.gateway.channel import Channel
 from workers.gateway.frames import text_frames
-from workers.gateway.session import Session, TcpSession, WebSocketSession
+from workers.gateway.session import Session
+from workers.gateway.tcp_session import TcpSession
+from workers.gateway.websocket_session import WebSocketSession
 from workers.xmpp import elements
 from workers.xmpp.initiating import InitiatingStream
 

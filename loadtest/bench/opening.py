@@ -17,10 +17,12 @@ from loadtest.bench.link import Link, TcpLink, WebSocketLink
 from loadtest.stage.addresses import WEBSOCKET_PORT
 from workers.gateway.certificates import load_pair
 from workers.gateway.negotiation import Negotiation, NoOwner
-from workers.gateway.session import Session, TcpSession, WebSocketSession
+from workers.gateway.session import Session
+from workers.gateway.tcp_session import TcpSession
 from workers.gateway.tls import client_context, server_context
 from workers.gateway.websocket_accept import AcceptedWebSocket, Endpoint
 from workers.gateway.websocket_connect import connect
+from workers.gateway.websocket_session import WebSocketSession
 from workers.xmpp.events import Event, ManagementEnabled, StreamEstablished, StreamOpened
 from workers.xmpp.framing import Framing, StreamFraming, WebSocketFraming
 from workers.xmpp.initiating import InitiatingStream

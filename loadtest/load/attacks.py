@@ -14,7 +14,7 @@ from loadtest.load.opening import open_session
 from loadtest.load.settings import FleetSettings
 from workers.gateway.failure import HopFailed
 from workers.gateway.negotiation import NoOwner, SeeOtherUri
-from workers.gateway.session import WebSocketSession
+from workers.gateway.websocket_session import WebSocketSession
 
 PATIENCE = 10.0
 

@@ -14,8 +14,9 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from loadtest.stage.website import HOST_META, S2S_WEBSOCKET
-from workers.gateway.session import Session, WebSocketSession
+from workers.gateway.session import Session
 from workers.gateway.websocket_accept import AcceptedWebSocket, Endpoint
+from workers.gateway.websocket_session import WebSocketSession
 from workers.xmpp.dialback import is_our_key
 from workers.xmpp.events import (
     Event,

@@ -7,8 +7,9 @@ from OpenSSL import SSL
 from loadtest.load.settings import FleetSettings
 from workers.gateway.failure import HopFailed
 from workers.gateway.negotiation import Negotiation
-from workers.gateway.session import SessionOwner, WebSocketSession
+from workers.gateway.session import SessionOwner
 from workers.gateway.websocket_connect import WebSocketFailed, connect
+from workers.gateway.websocket_session import WebSocketSession
 from workers.xmpp.framing import WebSocketFraming
 from workers.xmpp.initiating import InitiatingStream
 from workers.xmpp.management import Suspended

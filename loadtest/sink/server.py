@@ -13,7 +13,8 @@ from loadtest.load.link import Link
 from loadtest.sink.behaviour import Behaviour
 from workers.gateway.failure import HopFailed
 from workers.gateway.negotiation import Negotiation
-from workers.gateway.session import Session, TcpSession
+from workers.gateway.session import Session
+from workers.gateway.tcp_session import TcpSession
 from workers.xmpp.events import (
     DialbackKeyReceived,
     Event,

@@ -24,7 +24,7 @@ from tests.workers.gateway.session_bench import FarServer
 from tests.workers.gateway.x509_matrix import Authority, Leaf, dns
 from workers.gateway.certificates import load_pair
 from workers.gateway.negotiation import Negotiation, NoOwner
-from workers.gateway.session import TcpSession
+from workers.gateway.tcp_session import TcpSession
 from workers.gateway.tls import client_context, server_context
 from workers.xmpp.framing import StreamFraming
 from workers.xmpp.initiating import InitiatingStream

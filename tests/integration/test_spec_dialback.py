@@ -26,7 +26,7 @@ from tests.integration.identity_scene import (
 )
 from tests.workers.gateway.certificate_cells import DOMAIN
 from tests.workers.gateway.session_bench import message as local_message
-from workers.gateway.session import TcpSession
+from workers.gateway.tcp_session import TcpSession
 
 TUBE, ABSENT = "tube.example", "absent.example"
 # What a stanza meets where none may come.

@@ -16,7 +16,8 @@ from workers.gateway.public_listener import new_stream_id
 from workers.gateway.refusals import Refusals
 from workers.gateway.remote_source import RemoteSource
 from workers.gateway.router import Router
-from workers.gateway.session import SessionOwner, WebSocketSession
+from workers.gateway.session import SessionOwner
+from workers.gateway.websocket_session import WebSocketSession
 from workers.xmpp.framing import WebSocketFraming
 from workers.xmpp.initiating import InitiatingStream
 from workers.xmpp.parser import MessageParser

@@ -10,7 +10,8 @@ import secrets
 
 from coordinator.routes import DomainPair
 from workers.gateway.outbox import Outbox
-from workers.gateway.session import Session, WebSocketSession
+from workers.gateway.session import Session
+from workers.gateway.websocket_session import WebSocketSession
 from workers.xmpp import elements
 from workers.xmpp.receiving import ReceivingStream
 from workers.xmpp.stanza import Stanza

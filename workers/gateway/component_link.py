@@ -16,7 +16,8 @@ from workers.gateway.component_source import ComponentSource, Lane
 from workers.gateway.failure import HopFailed
 from workers.gateway.negotiation import Negotiation, SeeOtherUri
 from workers.gateway.router import Router
-from workers.gateway.session import Session, SessionOwner, TcpSession
+from workers.gateway.session import Session, SessionOwner
+from workers.gateway.tcp_session import TcpSession
 from workers.xmpp.component import ComponentStream
 from workers.xmpp.errors import StreamCondition
 from workers.xmpp.events import Event, StreamFailed

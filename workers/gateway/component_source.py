@@ -21,8 +21,9 @@ from workers.gateway.flow import Failed
 from workers.gateway.hop import Hop
 from workers.gateway.local_source import BOUNCING_TIME
 from workers.gateway.router import Router
-from workers.gateway.session import Session, SessionOwner, TcpSession
+from workers.gateway.session import Session, SessionOwner
 from workers.gateway.source import SETTLE_TIMEOUT, Source
+from workers.gateway.tcp_session import TcpSession
 from workers.xmpp import elements
 from workers.xmpp.events import Event, StanzaRefused, StanzasReceived, StreamClosed
 from workers.xmpp.stanza import Stanza

@@ -19,9 +19,10 @@ from workers.gateway.identity import CertificateRejected
 from workers.gateway.judge import Judge, Proof
 from workers.gateway.rejection import usage_text
 from workers.gateway.remote_connector import origin_of
-from workers.gateway.session import Session, WebSocketSession
+from workers.gateway.session import Session
 from workers.gateway.tls import client_context
 from workers.gateway.websocket_connect import WebSocketFailed, connect
+from workers.gateway.websocket_session import WebSocketSession
 from workers.xmpp import namespaces
 from workers.xmpp.elements import Features, parse_features
 from workers.xmpp.events import (

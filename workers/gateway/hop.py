@@ -26,7 +26,8 @@ from workers.gateway.outbox import Outbox
 from workers.gateway.pace import Pace, Pausable, QueueLimit
 from workers.gateway.patience import Patience
 from workers.gateway.recovery import Recovery
-from workers.gateway.session import Session, WebSocketSession
+from workers.gateway.session import Session
+from workers.gateway.websocket_session import WebSocketSession
 from workers.xmpp.errors import StanzaCondition
 from workers.xmpp.events import Acknowledged, Event, StreamClosed
 from workers.xmpp.management import Suspended

@@ -10,7 +10,7 @@ from workers.gateway.addresses import network_of
 from workers.gateway.identity import CertificateRejected
 from workers.gateway.inbound import InboundSource
 from workers.gateway.judge import Proof
-from workers.gateway.session import WebSocketSession
+from workers.gateway.websocket_session import WebSocketSession
 from workers.xmpp.dialback import is_our_key
 from workers.xmpp.errors import StreamCondition
 from workers.xmpp.events import DialbackKeyReceived, StreamOpened, VerifyRequested

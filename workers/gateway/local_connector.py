@@ -10,7 +10,8 @@ from coordinator.config import Config
 from workers.gateway.failure import HopFailed
 from workers.gateway.local_trust import LocalTrust
 from workers.gateway.negotiation import Negotiation
-from workers.gateway.session import Session, SessionOwner, TcpSession
+from workers.gateway.session import Session, SessionOwner
+from workers.gateway.tcp_session import TcpSession
 from workers.gateway.tls import LeafContexts
 from workers.xmpp.errors import StreamCondition
 from workers.xmpp.framing import StreamFraming

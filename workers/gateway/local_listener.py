@@ -24,8 +24,8 @@ from workers.gateway.native import NativeFailed, Splice, connect_native, greet, 
 from workers.gateway.public_listener import new_stream_id
 from workers.gateway.resolver import Resolver
 from workers.gateway.router import Router
-from workers.gateway.session import TcpSession
 from workers.gateway.siblings import Siblings, SiblingUnavailable
+from workers.gateway.tcp_session import TcpSession
 from workers.gateway.tls import LeafContexts
 from workers.xmpp.framing import StreamFraming
 from workers.xmpp.parser import StreamParser

@@ -12,8 +12,9 @@ from workers.gateway.failure import HopFailed
 from workers.gateway.flow import Batch, Failed
 from workers.gateway.hop import Hop
 from workers.gateway.requests import Taken
-from workers.gateway.session import Session, TcpSession
+from workers.gateway.session import Session
 from workers.gateway.source import Source
+from workers.gateway.tcp_session import TcpSession
 from workers.xmpp.errors import StreamCondition
 from workers.xmpp.events import (
     Authenticated,

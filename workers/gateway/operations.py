@@ -13,8 +13,9 @@ from workers.gateway.hop import Hop
 from workers.gateway.local_listener import LocalListener
 from workers.gateway.public_listener import PublicListener
 from workers.gateway.router import Router
-from workers.gateway.session import Session, WebSocketSession
+from workers.gateway.session import Session
 from workers.gateway.source import Source
+from workers.gateway.websocket_session import WebSocketSession
 
 CLOSE_TIMEOUT = 8.0  # seconds for a session to deliver what it holds and to close in order
 PING_TIMEOUT = 8.0

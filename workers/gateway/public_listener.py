@@ -25,10 +25,10 @@ from workers.gateway.refusals import Refusals
 from workers.gateway.remote_source import RemoteSource
 from workers.gateway.resumption import Resumptions
 from workers.gateway.router import Router
-from workers.gateway.session import WebSocketSession
 from workers.gateway.siblings import Siblings
 from workers.gateway.tls import OwnCertificates
 from workers.gateway.websocket_accept import AcceptedWebSocket, Endpoint
+from workers.gateway.websocket_session import WebSocketSession
 from workers.xmpp.framing import WEBSOCKET_FRAMING
 from workers.xmpp.parser import MessageParser
 from workers.xmpp.receiving import ReceivingStream

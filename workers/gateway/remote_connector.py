@@ -25,9 +25,10 @@ from workers.gateway.identity import CertificateRejected
 from workers.gateway.judge import Judge
 from workers.gateway.negotiation import Negotiation, SeeOtherUri
 from workers.gateway.racing import STAGGER, NotConnected, connect_any
-from workers.gateway.session import SessionOwner, WebSocketSession
+from workers.gateway.session import SessionOwner
 from workers.gateway.tls import OwnCertificates, client_context
 from workers.gateway.websocket_connect import WebSocketFailed, connect
+from workers.gateway.websocket_session import WebSocketSession
 from workers.xmpp.framing import WEBSOCKET_FRAMING
 from workers.xmpp.initiating import InitiatingStream
 from workers.xmpp.management import Suspended

@@ -9,8 +9,9 @@ from coordinator.routes import DomainPair
 from workers.gateway.bell import Bell
 from workers.gateway.hop import Hop
 from workers.gateway.judged_source import JudgedSource
-from workers.gateway.session import Session, WebSocketSession
+from workers.gateway.session import Session
 from workers.gateway.websocket_accept import AcceptedWebSocket
+from workers.gateway.websocket_session import WebSocketSession
 from workers.xmpp.errors import StreamCondition
 from workers.xmpp.events import (
     AckRequested,

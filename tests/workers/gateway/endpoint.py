@@ -6,9 +6,9 @@ from pathlib import Path
 
 from coordinator.config import Limits
 from workers.gateway.certificates import load_pair
-from workers.gateway.session import WebSocketSession
 from workers.gateway.tls import server_context
 from workers.gateway.websocket_accept import Endpoint, serve
+from workers.gateway.websocket_session import WebSocketSession
 from workers.xmpp.events import DialbackKeyReceived, StreamOpened
 from workers.xmpp.framing import WebSocketFraming
 from workers.xmpp.parser import MessageParser

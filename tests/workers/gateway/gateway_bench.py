@@ -39,10 +39,12 @@ from workers.gateway.publication import Publication
 from workers.gateway.remote_connector import RemoteConnector
 from workers.gateway.resolver import Resolver
 from workers.gateway.router import Router
-from workers.gateway.session import Session, TcpSession, WebSocketSession
+from workers.gateway.session import Session
 from workers.gateway.siblings import Siblings
+from workers.gateway.tcp_session import TcpSession
 from workers.gateway.tls import LeafContexts, OwnCertificates, client_context, server_context
 from workers.gateway.websocket_connect import connect
+from workers.gateway.websocket_session import WebSocketSession
 from workers.xmpp.events import Event, StanzasReceived, VerifyAnswered
 from workers.xmpp.framing import StreamFraming, WebSocketFraming
 from workers.xmpp.initiating import InitiatingStream

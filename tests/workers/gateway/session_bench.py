@@ -10,9 +10,11 @@ from OpenSSL import SSL
 from coordinator.config import Limits
 from workers.gateway.forwarded import TrustedProxies
 from workers.gateway.negotiation import Negotiation
-from workers.gateway.session import Session, SessionOwner, TcpSession, WebSocketSession
+from workers.gateway.session import Session, SessionOwner
+from workers.gateway.tcp_session import TcpSession
 from workers.gateway.websocket_accept import AcceptedWebSocket, Endpoint
 from workers.gateway.websocket_connect import connect
+from workers.gateway.websocket_session import WebSocketSession
 from workers.xmpp.events import (
     DialbackKeyReceived,
     Event,

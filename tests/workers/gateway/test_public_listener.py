@@ -11,9 +11,9 @@ from tests.workers.gateway.gateway_bench import PAIR, GatewayScene
 from tests.workers.gateway.session_bench import LOCAL, REMOTE, message, on_quiet_loop, until
 from workers.gateway.failure import HopFailed
 from workers.gateway.public_listener import new_stream_id
-from workers.gateway.session import WebSocketSession
 from workers.gateway.websocket_accept import AcceptedWebSocket
 from workers.gateway.websocket_connect import WebSocketFailed
+from workers.gateway.websocket_session import WebSocketSession
 
 
 @on_quiet_loop

@@ -15,7 +15,7 @@ from tests.workers.gateway.session_bench import (
     until,
 )
 from workers.gateway.failure import HopFailed
-from workers.gateway.session import WebSocketSession
+from workers.gateway.websocket_session import WebSocketSession
 
 
 @on_quiet_loop

@@ -10,15 +10,11 @@ from tests.workers.gateway.session_bench import FarServer, message, on_quiet_loo
 from workers.gateway.allowance import Allowance
 from workers.gateway.failure import HopFailed
 from workers.gateway.negotiation import Negotiation
-from workers.gateway.session import (
-    WRITE_STEP,
-    Session,
-    SessionOwner,
-    TcpSession,
-    WebSocketSession,
-)
+from workers.gateway.session import Session, SessionOwner
+from workers.gateway.tcp_session import WRITE_STEP, TcpSession
 from workers.gateway.websocket import WebSocket
 from workers.gateway.websocket_connect import connect
+from workers.gateway.websocket_session import WebSocketSession
 from workers.xmpp.events import Acknowledged, DialbackKeyReceived, Event
 from workers.xmpp.framing import WebSocketFraming
 from workers.xmpp.initiating import InitiatingStream
