@@ -1,7 +1,8 @@
 """TCP legs: one document per direction (RFC 6120 §4.2), read in whatever pieces TCP delivers.
 
-The real header goes to a throw-away parser. What follows is fed to an incremental one, as content
-of a made-up root that binds what the header bound. Its name is secret, so a peer cannot close it:
+The real header goes to a throw-away parser (`header_parser.py`). What follows is fed to an
+incremental one, as content of a made-up root that binds what the header bound. Its name is secret,
+so a peer cannot close it:
 
     <SECRET xmlns='jabber:server' xmlns:stream='…'>  <message …>…</message><r …/><iq …
 
@@ -13,7 +14,6 @@ remembers the buffer of the text node it was writing, which must not be replaced
 
 import re
 import secrets
-from codecs import BOM_UTF8
 from enum import IntEnum
 from operator import itemgetter
 
@@ -21,6 +21,7 @@ from lxml import etree
 
 from coordinator.config import Limits
 from workers.xmpp.errors import RemoteProtocolError, StreamCondition
+from workers.xmpp.header_parser import HeaderParser
 from workers.xmpp.incremental import (
     elements,
     in_order,
@@ -29,9 +30,8 @@ from workers.xmpp.incremental import (
     reads_back,
     unreadable,
 )
-from workers.xmpp.namespaces import SERVER, STANZAS, STREAM_HEADER
+from workers.xmpp.namespaces import SERVER, STANZAS
 from workers.xmpp.parsed import (
-    DTD,
     KNOWN,
     NOT_WELL_FORMED,
     TOO_LARGE,
@@ -45,7 +45,6 @@ from workers.xmpp.parsed import (
     is_blank,
     refusal,
     serialised,
-    undecodable,
 )
 from workers.xmpp.reader import pull_parser
 from workers.xmpp.shape import is_beyond_ascii
@@ -63,15 +62,12 @@ _MAX_DECLARATIONS = 1024
 # The last bytes that were read: longer than the beginning of a DTD that libxml2 may want to see
 # before it complains, and than most nonzas.
 _REMEMBERED = 96
-# No XML declaration is longer: what is checked again and again while a header trickles in.
-_MAX_DECLARATION = 256
 # After these, and no child unfinished, nothing that libxml2 has not yet looked at can be pending.
 _END_TAGS = tuple(f"</{name}>".encode() for name in STANZAS.values())
 # An end tag, or an element without content, is the last that was read.
 _WHOLE_TAG = re.compile(
     rb"<(?:/[^<>]*|[^<>'\"/!?][^<>'\"]*(?:(?:'[^'<]*'|\"[^\"<]*\")[^<>'\"]*)*/)>\Z"
 )
-_ANY_FOOTER = re.compile(rb"</[^\s<>/]{0,64}\s*>")
 
 
 class _Phase(IntEnum):
@@ -230,80 +226,32 @@ class StreamParser:
         self._taken = 0
         self._unfinished = False
         self._flaw = None
-        self._header_parser = pull_parser(("start", "comment", "pi"))
+        self._header_parser = HeaderParser(self._header_bytes, is_restart=self._restarted)
 
     # The header.
 
     def _feed_header(self, data: bytes, out: list[Element]) -> None:
-        """Feed piece by piece up to each `>`, so that not a byte beyond the header is taken."""
-        if not self._pending_bytes:
-            data = (self._held + data).lstrip(WHITESPACE)
-            self._held = b""
-            if len(data) < 4:
-                self._held = data  # too short to tell UTF-16 from the beginning of a tag
-                return
-            if (foreign := undecodable(data)) is not None:
-                raise foreign
-            if data.startswith(BOM_UTF8):  # RFC 6120 §11.6
-                raise RemoteProtocolError(NOT_WELL_FORMED, "byte order mark")
-        if self._restarted and data.startswith(b"</") and _ANY_FOOTER.match(data):
-            # The peer closes instead of restarting: there is no header to match the tag with.
-            self._phase = _Phase.OVER
-            out.append(StreamFooter())
+        found = self._header_parser.feed(data)
+        if found is None:
             return
-        start = 0
-        while start < len(data):
-            end = data.find(b">", start) + 1 or len(data)
-            header = self._feed_header_piece(data[start:end])
-            start = end
-            if header is not None:
-                out.append(header)
-                self._feed_body(data[start:], out)
-                return
-
-    def _feed_header_piece(self, piece: bytes) -> StreamHeader | None:
-        self._pending_bytes += len(piece)
-        if self._pending_bytes > self._header_bytes:
-            raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, "stream header too large")
-        parser = self._header_parser
-        seen = len(self._held)
-        self._held += piece
-        if seen <= _MAX_DECLARATION and (foreign := undecodable(self._held)) is not None:
-            raise foreign
-        if DTD.search(self._held, max(0, seen - 2)):
-            raise RemoteProtocolError(StreamCondition.RESTRICTED_XML, "document type declaration")
-        try:
-            parser.feed(piece)
-        except etree.XMLSyntaxError:
-            raise RemoteProtocolError(NOT_WELL_FORMED) from None
-        for element in elements(parser):
-            if not isinstance(element.tag, str):
-                raise RemoteProtocolError(StreamCondition.RESTRICTED_XML, "comment or instruction")
-            if namespace_errors(parser.feed_error_log):
-                raise RemoteProtocolError(NOT_WELL_FORMED, "namespaces")
-            self._held = b""
-            return self._open(element)
-        return None
+        element, rest = found
+        if isinstance(element, StreamFooter):
+            self._phase = _Phase.OVER
+            out.append(element)
+            return
+        out.append(self._open(element))
+        self._feed_body(rest, out)
 
     def _open(self, element: etree._Element) -> StreamHeader:
         """Start reading what follows the header."""
-        tag = str(element.tag)
-        if tag != STREAM_HEADER:
-            condition = (
-                StreamCondition.INVALID_NAMESPACE
-                if tag.rpartition("}")[2] == "stream"
-                else StreamCondition.BAD_FORMAT
-            )
-            raise RemoteProtocolError(condition, "a stream header was expected")
         name = f"{element.prefix}:stream" if element.prefix else "stream"
         self._footer = f"</{name}".encode()
         content = element.nsmap.get(None, "")
         self._bind({prefix: uri for prefix, uri in element.nsmap.items() if prefix}, content)
         header = header_of(element, content)
         self._judge.set_lang(header.lang)
-        self._pending_bytes = 0
         self._phase = _Phase.BODY
-        del self._header_parser  # it holds 10 KiB
+        del self._header_parser
         return header
 
     def _bind(self, prefixes: dict[str, str], content: str) -> None:
