@@ -49,6 +49,10 @@ class Record(Struct, eq=False):
     is_kept: bool = False
     """Redis has confirmed it once."""
 
+    def __repr__(self) -> str:
+        """No names, and nothing of what it holds, which may be much."""
+        return f"<{type(self).__name__} {self.kind}, {self.size} bytes>"
+
     def encode(self) -> tuple[str, str, bytes]:
         """Its domain pair and data: called once per write, and never when it is complete."""
         raise NotImplementedError
@@ -194,7 +198,7 @@ class Journal:
         return self.bytes > self.max_bytes
 
     def is_old(self, now: float) -> bool:
-        """Something is unfinished for too long: likewise."""
+        """Something is unfinished for too long: accept nothing more, likewise."""
         oldest = next(iter(self._unfinished), None)
         return oldest is not None and now - oldest.added_at > self.max_age
 

@@ -49,7 +49,7 @@ class JournalWriter:
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.Handle | None = None
         self._due = 0.0
-        self._is_awaited = self._is_old = False
+        self._is_awaited = self._was_old = False
         self._interval = MIN_INTERVAL
         self._watch: asyncio.TimerHandle | None = None
         self._told: deque[tuple[float, Record]] = deque()
@@ -81,9 +81,10 @@ class JournalWriter:
     def is_full(self) -> bool:
         """More than max_bytes are unfinished, or something is for longer than max_age.
 
-        The latter as `each_second` has found it: it is asked for each stanza that comes alone.
+        That the latter has begun is seen by `each_second`: a stanza that comes alone asks this.
         """
-        return self._is_old or self._journal.is_large
+        journal = self._journal
+        return journal.is_large or (self._was_old and journal.is_old(time.monotonic()))
 
     async def start(self) -> None:
         """Open the journal if Redis is there; if not, it is opened when it comes."""
@@ -121,7 +122,7 @@ class JournalWriter:
     def complete(self, record: Record) -> None:
         """All stanzas of the record are settled. May be repeated."""
         self._journal.complete(record)
-        if self._watch is None:
+        if self._watch is None:  # as a rule it is there: a call less for each stanza
             self._keep_watch()
 
     def complete_later(self, record: Record) -> None:
@@ -130,9 +131,9 @@ class JournalWriter:
         self._told.append((time.monotonic() + NOTE_SECONDS, record))
 
     def each_second(self) -> None:
-        """Call it about so often: notes that have become useless are deleted, and see `is_full`."""
+        """Call it about so often: notes of no use any more are deleted, and ages looked at."""
         told, now = self._told, time.monotonic()
-        self._is_old = self._journal.is_old(now)
+        self._was_old = self._journal.is_old(now)
         while told and told[0][0] <= now:
             self.complete(told.popleft()[1])
 

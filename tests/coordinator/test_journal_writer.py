@@ -101,6 +101,25 @@ async def test_what_one_loop_turn_adds_becomes_one_entry(
     assert await store.journals() == [ONE]
 
 
+async def test_it_is_full_by_size_at_once_and_by_age_within_a_second(
+    store: Store, told: Told, monkeypatch: pytest.MonkeyPatch
+):
+    async with writer_of(store, JournalConfig(max_bytes=100, max_age=5.0)) as writer:
+        first, second = told.record(b"first", 60), told.record(b"second", 60)
+        writer.add(first)
+        assert not writer.is_full
+        writer.add(second)
+        assert writer.is_full
+        writer.complete(second)
+        assert not writer.is_full
+        later = time.monotonic() + 5.1
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        writer.each_second()
+        assert writer.is_full
+        writer.complete(first)
+        assert not writer.is_full  # at once: what comes now is not returned
+
+
 async def test_what_comes_while_an_append_is_under_way_goes_together(
     store: Store, writer: JournalWriter, told: Told
 ):

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from coordinator.accounts import IN_FLIGHT_OURS, IN_FLIGHT_RESENDABLE
-from coordinator.journal import Record
-from coordinator.routes import DomainPair
+from coordinator.journal import Kind, Record
 from workers.xmpp.stanza import Stanza
 
 if TYPE_CHECKING:
@@ -28,10 +27,7 @@ class Claim(Record, eq=False, kw_only=True):
     """Some of its stanzas are not in the record: they have failed, and await their replies."""
 
     def encode(self) -> tuple[str, str, bytes]:
-        stanza = self.stanzas[0]
-        sender, target = stanza.sender_domain, stanza.target_domain
-        local, remote = (sender, target) if self.kind == "out" else (target, sender)
-        return local, remote, encoded(self.stanzas)
+        return *pair_of(self.kind, self.stanzas[0]), encoded(self.stanzas)
 
     def on_kept(self, is_kept: bool) -> Callable[[], None] | None:
         if not is_kept or self.has_gaps:
@@ -53,7 +49,7 @@ class Note(Record, eq=False, kw_only=True):
     Names alone: the note outlives its stanzas, whose bytes it must not hold that long.
     """
 
-    pair: DomainPair
+    pair: tuple[str, str]
     names: list[tuple[str, str | None]]
     """Sender and id of each."""
     batches: "list[Batch]"
@@ -66,6 +62,12 @@ class Note(Record, eq=False, kw_only=True):
     def on_kept(self, is_kept: bool) -> None:
         for batch in self.batches:
             batch.release()
+
+
+def pair_of(kind: Kind, stanza: Stanza) -> tuple[str, str]:
+    """Our domain and the remote one: not a `DomainPair`, which takes 0.2 µs."""
+    sender, target = stanza.sender_domain, stanza.target_domain
+    return (sender, target) if kind == "out" else (target, sender)
 
 
 def encoded(stanzas: list[Stanza]) -> bytes:

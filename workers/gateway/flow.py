@@ -28,8 +28,7 @@ from coordinator.accounts import (
     drop_index,
 )
 from coordinator.journal import Kind, Record
-from coordinator.routes import DomainPair
-from workers.gateway.claims import Claim, Note
+from workers.gateway.claims import Claim, Note, pair_of
 from workers.xmpp.stanza import Stanza, bytes_of
 
 Counters = memoryview
@@ -96,6 +95,9 @@ class Batch(Struct, eq=False):
     on_released: Callable[[], None] | None = None
     """Told when it is not held any more."""
 
+    def __repr__(self) -> str:
+        return f"<Batch of {self.size}, {self.settled} settled>"
+
     @property
     def remaining(self) -> int:
         return len(self.stanzas) - self.first
@@ -107,7 +109,7 @@ class Batch(Struct, eq=False):
         head.kept, head.accepted_at = self.kept, self.accepted_at
         head.claim, head.note = self.claim, self.note
         for record in (head.claim, head.note):
-            if record is not None:
+            if record is not None and record.batches:  # it is empty when the record is done with
                 record.batches.append(head)
         if self.reported == self.size:
             head.reported = 1
@@ -352,6 +354,8 @@ class Origin:
             self._keep_exposed(ring.popleft())
 
     def _keep_exposed(self, batch: Batch) -> None:
+        if batch.settled == batch.size:
+            return  # only what came before it is awaited: its record would never be complete
         if batch.reported < batch.size and batch.claim is None and self._journal is not None:
             self._exposed -= batch.size - batch.reported
             self._keep(batch)
@@ -372,7 +376,7 @@ class Origin:
         batch.note = note = Note(
             "note",
             sum([len(sender) + len(id or "") for sender, id in names]),
-            pair=self._pair(requests[0]),
+            pair=pair_of(self.kind, requests[0]),
             names=names,
             batches=[batch],
             left=batch.size,
@@ -394,11 +398,6 @@ class Origin:
         if note.left <= 0 and self._journal is not None:
             self._journal.complete_later(note)
             note.batches.clear()
-
-    def _pair(self, stanza: Stanza) -> DomainPair:
-        if self.kind == "out":
-            return DomainPair(stanza.sender_domain, stanza.target_domain)
-        return DomainPair(stanza.target_domain, stanza.sender_domain)
 
 
 def _tell_nobody(count: int) -> None:

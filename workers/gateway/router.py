@@ -156,13 +156,13 @@ class Router:
 
         What it costs depends on what is under way, not on how many sessions there are.
         """
+        if self.journal is not None:
+            self.journal.each_second()
         self.recount()
         now = asyncio.get_running_loop().time()
         for origin in tuple(self.origins):
             origin.journal_old(now)
             origin.rest()
-        if self.journal is not None:
-            self.journal.each_second()
         self.requests.forget_old(now)
         self.allowances.each_second(now)
 

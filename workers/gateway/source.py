@@ -151,7 +151,7 @@ class Source:
             self._end_repeat(stanzas[at], repeat, way_back)
 
     def _end_repeat(self, stanza: Stanza, repeat: Repeat, way_back: Callable[[], Hop]) -> None:
-        failed = Failed(stanza, self.origin.accept([stanza]))
+        failed = Failed(stanza, self.origin.accept([stanza], self._loop.time()))
         if repeat is Repeat.TAKEN:
             settle_dropped(failed, "duplicate")
         else:
@@ -186,7 +186,7 @@ class Source:
         stanza = event.stanza
         log.debug("refused %r: %s", stanza, event.reason)
         self.origin.resendable = event.resendable
-        failed = [Failed(stanza, self.origin.accept([stanza]))]
+        failed = [Failed(stanza, self.origin.accept([stanza], self._loop.time()))]
         self.router.bounce(failed, StanzaCondition.POLICY_VIOLATION, event.reason, way_back)
 
     # What the session calls.

@@ -22,6 +22,7 @@ from workers.gateway.flow import (
     Failed,
     Origin,
     Replies,
+    settle_dropped,
 )
 from workers.gateway.outbox import Outbox
 from workers.xmpp.stanza import Stanza
@@ -170,6 +171,28 @@ def test_what_is_too_old_is_journaled(scene: Scene) -> None:
     assert len(scene.journal.records) == 1
     scene.journal.answer()
     assert scene.handled == 1
+
+
+def test_what_has_ended_behind_a_slow_next_hop_is_not_journaled(scene: Scene) -> None:
+    """Nothing would ever complete its record."""
+    scene.origin.resendable = scene.origin.has_ring = True
+    scene.accept(message("slow"), now=100.0)
+    ended = scene.origin.accept([message("ended")], 100.0)
+    settle_dropped(Failed(ended.stanzas[0], ended), "duplicate")
+    assert scene.handled == 0  # told in order
+    scene.origin.journal_old(101.0 + MAX_UNACKNOWLEDGED_AGE)
+    (record,) = scene.journal.records
+    scene.take()
+    scene.outbox.acknowledge(1, ACK_SM)
+    assert scene.handled == 2 and scene.journal.completed == [record]
+
+
+def test_a_batch_and_its_records_show_no_stanza_and_no_name(scene: Scene) -> None:
+    scene.origin.repeats_requests = scene.origin.resendable = True
+    batch = scene.accept(request("id-1"))
+    scene.origin.keep_all()
+    shown = repr((batch, *scene.journal.records))
+    assert len(scene.journal.records) == 2 and "id-1" not in shown and "a.example" not in shown
 
 
 def test_requests_that_come_again_are_noted_before_they_are_sent(scene: Scene) -> None:
