@@ -1,7 +1,7 @@
 """Many wss sessions in one worker: what one costs to open, to keep, and the others' stanzas."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from loadtest.bench.flood import Flood, Flow, flood
@@ -51,17 +51,17 @@ async def sessions(run: Run) -> AsyncIterator[Row]:
         (worker,) = await rig.gateway.worker_pids()
         await open_sessions(rig, worker, 0, FEW)
         await _wake(rig, FEW)
-        before = await _floods(rig, run, FEW)
+        before = (await _in_turns(rig, run, (FEW,)))[FEW]
         steps, rss = [], rss_bytes(worker)
         for first in range(FEW, most, STEP):
             run.say(f"session {first:,} of {most:,}")
             steps.append(await open_sessions(rig, worker, first, min(most, first + STEP)))
         await asyncio.sleep(SETTLE)
         each = (rss_bytes(worker) - rss) / (most - FEW) / 1024
-        beside = await _floods(rig, run, FEW)
+        beside = (await _in_turns(rig, run, (FEW,)))[FEW]
         run.say(f"a local stream for each of {awake:,} sessions")
         await _wake(rig, awake)
-        spread = {count: await _floods(rig, run, count) for count in (*COUNTS, awake)}
+        spread = await _in_turns(rig, run, (*COUNTS, awake))
     for row in _opening_rows(steps, each):
         yield row
     yield cpu_row("sessions", f"inbound over {FEW} sessions, {BATCH} per write", before)
@@ -99,14 +99,15 @@ async def _wake(rig: Rig, count: int) -> None:
         await flood(rig, Flow(inbound=True, count=links, batch=1, first=first, links=links))
 
 
-async def _floods(rig: Rig, run: Run, count: int) -> list[Flood]:
-    least = 2 * BATCH * count
-    stanzas = max(run.stanzas, least)
-    flow = Flow(inbound=True, count=stanzas, batch=BATCH, links=count, window=WINDOW)
-    floods = []
+async def _in_turns(rig: Rig, run: Run, counts: Sequence[int]) -> dict[int, list[Flood]]:
+    """By over how many sessions: in turns, since the machine may change its pace meanwhile."""
+    floods: dict[int, list[Flood]] = {count: [] for count in counts}
     for repeat in range(run.repeats):
-        run.say(f"over {count:,} sessions, {repeat + 1} of {run.repeats}")
-        floods.append(await flood(rig, flow))
+        for count in counts:
+            run.say(f"over {count:,} sessions, {repeat + 1} of {run.repeats}")
+            stanzas = max(run.stanzas, 2 * BATCH * count)
+            flow = Flow(inbound=True, count=stanzas, batch=BATCH, links=count, window=WINDOW)
+            floods[count].append(await flood(rig, flow))
     return floods
 
 
