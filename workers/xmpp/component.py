@@ -74,6 +74,7 @@ class ComponentParser(StreamParser):
     content = COMPONENT
     stanzas = COMPONENT_STANZAS
     known = frozenset(COMPONENT_STANZAS) | {namespaces.HANDSHAKE, namespaces.STREAM_ERROR}
+    requests = ()  # there is no XEP-0198
     make_judge = ComponentJudge
 
 

@@ -306,6 +306,5 @@ class InitiatingStream(ServerStream):
         (State.ESTABLISHED, namespaces.FEATURES): _ignore,
         (State.ESTABLISHED, namespaces.RESULT): _on_result,
         (State.ESTABLISHED, namespaces.VERIFY): _on_verify,
-        (State.ESTABLISHED, namespaces.SM_REQUEST): ServerStream._on_ack_request,
         (State.CLOSING, namespaces.VERIFY): ServerStream._on_verify_answer,
     }

@@ -6,8 +6,6 @@ of the lost one. What was sent and is not covered then must be sent again by the
 (`send_again`): it was counted when it was sent first.
 """
 
-from lxml import etree
-
 from workers.xmpp import elements
 from workers.xmpp.errors import LocalProtocolError, RemoteProtocolError, StreamCondition
 from workers.xmpp.events import Acknowledged, AckRequested, Event
@@ -123,7 +121,7 @@ class ManagedStream:
         if self.received.has_news():
             self.outgoing.append(elements.sm_answer(self.received.answer()))
 
-    def _on_ack_request(self, element: etree._Element) -> None:
+    def _on_ack_request(self) -> None:
         if self.received.enabled:
             self.outgoing.append(elements.sm_answer(self.received.answer()))
             if self.resumed:

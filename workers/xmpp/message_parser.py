@@ -25,6 +25,9 @@ from workers.xmpp.namespaces import DIALBACK, STANZAS, STREAM
 from workers.xmpp.parsed import (
     KNOWN,
     NOT_WELL_FORMED,
+    REQUEST,
+    REQUEST_SIZE,
+    REQUESTS,
     TOO_LARGE,
     WHITESPACE,
     Element,
@@ -62,6 +65,9 @@ class MessageParser:
         "_dead",
         "_judge",
     )
+
+    requests: tuple[bytes, ...] = REQUESTS
+    """Spellings that stand for `REQUEST`."""
 
     def __init__(self, limits: Limits, authenticated: bool = False) -> None:
         self._judge = Judge(limits)
@@ -102,8 +108,7 @@ class MessageParser:
         try:
             if not self._authenticated:
                 self._judge.take_bytes(b"".join(messages))
-            take = self._take_single if len(messages) == 1 else self._parse_together
-            if not take(messages, out):
+            if not self._take_plain(messages, out):
                 for message in messages:
                     self._parse_alone(message, out)
             if not self._authenticated:
@@ -113,9 +118,28 @@ class MessageParser:
             out.append(exc)
         return out
 
-    def _take_single(self, messages: Sequence[bytes], out: list[Element]) -> bool:
+    def _take_plain(self, messages: Sequence[bytes], out: list[Element]) -> bool:
+        """Take all messages if all are plain; False, and nothing done, if not."""
+        if len(messages) == 1:
+            return self._take_single(messages[0], out)
+        # Most peers ask behind what they write at once. It needs no parser: 8 µs less behind a
+        # stanza alone.
+        requests = self.requests
+        others = [each for each in messages if len(each) != REQUEST_SIZE or each not in requests]
+        if len(others) == len(messages):
+            return self._parse_together(messages, out)
+        if len(others) == 1:
+            is_plain = self._take_single(others[0], out)
+        else:
+            is_plain = not others or self._parse_together(others, out)
+        if is_plain:
+            taken = iter(out.copy())
+            out[:] = [REQUEST if each in requests else next(taken) for each in messages]
+        return is_plain
+
+    def _take_single(self, message: bytes, out: list[Element]) -> bool:
         """Take the only message if it is plain; False, and nothing done, if not."""
-        message, judge = messages[0], self._judge
+        judge = self._judge
         if (answer := judge.answer(message)) is not None:  # 15 µs less
             out.append(answer)
             return True

@@ -16,6 +16,7 @@ from workers.xmpp.namespaces import (
     SERVER,
     SM,
     SM_ANSWER,
+    SM_REQUEST,
     STANZAS,
     XML_LANG,
 )
@@ -68,9 +69,22 @@ class StreamFooter:
     see_other_uri: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`<r/>` (XEP-0198 §4). It and its answer come often: not lxml's, they may need no parser."""
+
+    tag: ClassVar[str] = SM_REQUEST
+
+
+REQUEST = Request()
+REQUESTS = f"<r xmlns='{SM}'/>".encode(), f'<r xmlns="{SM}"/>'.encode()
+"""The spellings that peers use, both of `REQUEST_SIZE` bytes."""
+REQUEST_SIZE = len(REQUESTS[0])
+
+
 @dataclass(slots=True)
 class Answer:
-    """`<a/>` (XEP-0198 §4). The only nonza that comes often: not lxml's, it may need no parser."""
+    """`<a/>` (XEP-0198 §4)."""
 
     tag: ClassVar[str] = SM_ANSWER
     h: str
@@ -78,7 +92,7 @@ class Answer:
 
 
 # All others stay lxml elements.
-Nonza = etree._Element | Answer
+Nonza = etree._Element | Answer | Request
 # One parsed thing, in wire order. An error is always the last.
 Element = Stanza | RefusedStanza | StreamHeader | StreamFooter | Nonza | RemoteProtocolError
 
@@ -229,6 +243,8 @@ class Judge:
             raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, "too many attributes")
         if element.tag == SM_ANSWER:
             return Answer(element.get("h", ""))
+        if element.tag == SM_REQUEST:
+            return REQUEST
         element.tail = None
         return element
 

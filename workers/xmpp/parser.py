@@ -6,7 +6,7 @@ parser is dead then and returns nothing more. `reader` makes what they parse wit
 """
 
 from workers.xmpp.message_parser import MessageParser
-from workers.xmpp.parsed import Answer, Element, Nonza, StreamFooter, StreamHeader
+from workers.xmpp.parsed import Answer, Element, Nonza, Request, StreamFooter, StreamHeader
 from workers.xmpp.stream_parser import StreamParser
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Element",
     "MessageParser",
     "Nonza",
+    "Request",
     "StreamFooter",
     "StreamHeader",
     "StreamParser",

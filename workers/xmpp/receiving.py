@@ -390,7 +390,6 @@ class ReceivingStream(ServerStream):
         (State.ESTABLISHED, namespaces.VERIFY): _on_verify,
         (State.ESTABLISHED, namespaces.SM_ENABLE): _on_enable,
         (State.ESTABLISHED, namespaces.SM_RESUME): _on_resume,
-        (State.ESTABLISHED, namespaces.SM_REQUEST): ServerStream._on_ack_request,
         (State.CLOSING, namespaces.SM_ENABLE): _on_enable_too_late,
     }
 

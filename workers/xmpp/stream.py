@@ -28,7 +28,7 @@ from workers.xmpp.events import (
 from workers.xmpp.framing import Framing
 from workers.xmpp.managed import ManagedStream
 from workers.xmpp.management import Suspended
-from workers.xmpp.parser import Answer, Element, Nonza, StreamFooter, StreamHeader
+from workers.xmpp.parser import Answer, Element, Nonza, Request, StreamFooter, StreamHeader
 from workers.xmpp.stanza import RefusedStanza, Stanza, data_of
 from workers.xmpp.state import Parser, State, StreamConfig
 
@@ -282,8 +282,7 @@ class ServerStream(ManagedStream):
         One behind every 16 stanzas of a read would cost each of them 0.7 µs.
         """
         return (
-            isinstance(item, etree._Element)
-            and item.tag == namespaces.SM_REQUEST
+            isinstance(item, Request)
             and self.state is State.ESTABLISHED
             and self.received.enabled
             and not self.resumed  # its owner is told of it, in order
@@ -303,8 +302,10 @@ class ServerStream(ManagedStream):
         self.events.append(StanzasReceived(stanzas, self.received.enabled))
 
     def _take_other(self, item: Element) -> None:
-        if isinstance(item, Answer):  # the common case
+        if isinstance(item, Answer):  # the common cases
             self._take_answer(item)
+        elif isinstance(item, Request):
+            self._take_request(item)
         elif isinstance(item, RemoteProtocolError):
             raise item
         elif isinstance(item, StreamHeader):
@@ -322,6 +323,12 @@ class ServerStream(ManagedStream):
         elif self.state is not State.CLOSING:
             # RFC 6120 §4.4: when closing we go on processing, but negotiation is moot.
             self._on_unexpected(item)
+
+    def _take_request(self, request: Request) -> None:
+        if self.state is State.ESTABLISHED:
+            self._on_ack_request()
+        elif self.state is not State.CLOSING:
+            self._on_unexpected(request)
 
     def _take_answer(self, answer: Answer) -> None:
         if self.state is State.ESTABLISHED or self.state is State.CLOSING:

@@ -34,6 +34,9 @@ from workers.xmpp.namespaces import SERVER, STANZAS
 from workers.xmpp.parsed import (
     KNOWN,
     NOT_WELL_FORMED,
+    REQUEST,
+    REQUEST_SIZE,
+    REQUESTS,
     TOO_LARGE,
     WHITESPACE,
     Element,
@@ -48,6 +51,7 @@ from workers.xmpp.parsed import (
 )
 from workers.xmpp.reader import pull_parser
 from workers.xmpp.shape import is_beyond_ascii
+from workers.xmpp.stanza import Stanza
 from workers.xmpp.xml_text import attribute
 
 # Never sent to anyone: error texts of lxml, which quote names, stay out of what peers are told.
@@ -110,6 +114,8 @@ class StreamParser:
     stanzas = STANZAS
     known = KNOWN
     """All that may stand at the top level."""
+    requests: tuple[bytes, ...] = REQUESTS
+    """Spellings that stand for `REQUEST`."""
     make_judge: type[Judge] = Judge
 
     _is_between: bool
@@ -196,7 +202,10 @@ class StreamParser:
                     out.append(answer)  # as libxml2 would see it: 15 µs less
                 # The common case: no closing tag, and none that begins. Backwards, as below.
                 elif not self._held and data[-1:] == b">" and data.rfind(self._footer) < 0:
-                    self._read(data, out)
+                    if data.endswith(self.requests):
+                        self._read_request(data, out)
+                    else:
+                        self._read(data, out)
                 else:
                     self._feed_body(data, out)
             elif self._phase is _Phase.HEADER:
@@ -371,6 +380,30 @@ class StreamParser:
             self._check_pending(data)
         elif self._suspect and not self._unfinished and data.endswith(_END_TAGS):
             self._attach()  # a new document, a new log
+
+    def _read_request(self, data: bytes, out: list[Element]) -> None:
+        """An `<r/>` ends what was read: behind one stanza, as a rule, libxml2 need not see it.
+
+        That is what most servers write at once, and costs 12 µs less then.
+        """
+        before = data[:-REQUEST_SIZE]
+        end = before[before.rfind(b"<") :]
+        if self._unfinished or end not in _END_TAGS or before.find(end) < len(before) - len(end):
+            self._read(data, out)
+            return
+        self._read(before, out)
+        # Has anything else begun, of which libxml2 has seen no end (a comment that ends like the
+        # stanza)? It would have brought two `<` at least, and the serializer never writes more of
+        # them than it has read; at most one of the stanza's own came with an earlier read.
+        if (
+            len(out) == 1
+            and isinstance(stanza := out[0], Stanza)
+            and stanza.data.count(b"<") == before.count(b"<")
+        ):
+            self._taken += 1
+            out.append(REQUEST)
+        else:
+            self._read(data[-REQUEST_SIZE:], out)
 
     def _take_lone(self, ended: list[etree._Element], data: bytes, out: list[Element]) -> bool:
         """Take the only child if it is complete and plain; False, and nothing done, if not.

@@ -1,4 +1,4 @@
-"""`<a/>` (XEP-0198): the same with and without a parser, wherever it stands and reads are cut."""
+"""`<a/>` and `<r/>` (XEP-0198): the same with and without a parser, wherever they stand."""
 
 from itertools import pairwise
 
@@ -10,8 +10,9 @@ from coordinator.config import Limits
 from tests.workers.xmpp.stream_parsing import GOOD, HEADER, LIMITS, brief
 from workers.xmpp.component import ComponentParser
 from workers.xmpp.errors import RemoteProtocolError, StreamCondition
-from workers.xmpp.parsed import Judge
+from workers.xmpp.parsed import REQUEST, Judge
 from workers.xmpp.parser import Answer, Element, MessageParser, StreamParser
+from workers.xmpp.stanza import Stanza
 
 SPELLINGS = [
     b"<a xmlns='urn:xmpp:sm:3' h='7'/>",
@@ -34,11 +35,23 @@ OTHERS = [
     b"<a xmlns='urn:xmpp:sm:2' h='7'/>",
     b"<a h='7'/>",
 ]
+R = b"<r xmlns='urn:xmpp:sm:3'/>"
+ASKED = [
+    *(GOOD + R, GOOD + R.replace(b"'", b'"'), GOOD + b" " + R, R + R, GOOD + GOOD + R, R + GOOD),
+    *(GOOD.replace(b"hi", b"<x></x>") + R, GOOD.replace(b"hi", b"<![CDATA[<a></message>]]>") + R),
+    *(
+        GOOD.replace(b"hi", R) + R,
+        GOOD[:-1] + b" >" + R,
+        GOOD + R[:-2] + b"></r>",
+        GOOD + R + b"\n",
+    ),
+]
 FRAGMENTS = [
     *SPELLINGS,
     *SPELLINGS,
     *OTHERS,
-    *(b"<r xmlns='urn:xmpp:sm:3'/>", GOOD, b"<message xmlns:b='c d'>", b"<message b='", b"'/>"),
+    *ASKED,
+    *(R, R, GOOD, b"<message xmlns:b='c d'>", b"<message b='", b"'/>"),
     *(b"<message from='a.example' to='b.example'><body>", b"</body>", b"</message>", b"</", b">"),
     *(b"<!--", b"-->", b"<![CDATA[", b"]]>", b"<?p ", b"?>", b" ", b"\n", b"text", b"&amp;", b"<"),
     *(b"</stream:stream>", b"</stream:strea", b"\0", b"<!DOCTYPE"),
@@ -52,10 +65,15 @@ class _EveryAnswerParsed(Judge):
 
 class _Reference(StreamParser):
     make_judge = _EveryAnswerParsed
+    requests = ()
+
+
+class _MessageReference(MessageParser):
+    requests = ()
 
 
 def without_shortcut(messages: list[bytes], *, authenticated: bool = True) -> list[Element]:
-    parser = MessageParser(LIMITS)
+    parser = _MessageReference(LIMITS)
     parser._judge = _EveryAnswerParsed(LIMITS)
     parser.authenticated = authenticated
     return parser.parse(messages)
@@ -90,6 +108,43 @@ def test_a_message_gives_the_same_as_by_the_parser(data: bytes, authenticated: b
     for message in (data, b" " + data, data + b"\n", data + data, b"\xef\xbb\xbf" + data):
         here = MessageParser(LIMITS, authenticated).parse([message])
         assert brief(here) == brief(without_shortcut([message], authenticated=authenticated))
+
+
+@pytest.mark.parametrize("authenticated", [True, False])
+def test_requests_among_messages_keep_their_places(authenticated: bool) -> None:
+    stanza = GOOD.replace(b"<message ", b"<message xmlns='jabber:server' ")
+    other = R.replace(b"'", b'"')
+    for messages in (
+        *([R], [R, R], [stanza, R], [R, stanza], [stanza, other, stanza, R], [SPELLINGS[0], R]),
+        *([stanza, b" " + R, R], [stanza, R, b"<!-- -->", R], [R, b"<x/>", R], [b"", R, R]),
+    ):
+        here = brief(MessageParser(LIMITS, authenticated).parse(messages))
+        there = brief(without_shortcut(messages, authenticated=authenticated))
+        if not isinstance(there[-1], StreamCondition):
+            assert here == there
+        # Behind what was good; what was asked before it may stay without an answer.
+        assert [each for each in here if each != REQUEST] == [
+            each for each in there if each != REQUEST
+        ]
+
+
+def test_a_request_behind_a_stanza_needs_no_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = StreamParser(LIMITS, authenticated=True)
+    stream.feed(HEADER)
+    fed: list[bytes] = []
+    inner = stream._parser
+
+    class Watched:
+        def __getattr__(self, name: str) -> object:
+            return getattr(inner, name)
+
+        def feed(self, data: bytes) -> None:
+            fed.append(data)
+            inner.feed(data)
+
+    monkeypatch.setattr(stream, "_parser", Watched())
+    stanza, request = stream.feed(GOOD + R)
+    assert isinstance(stanza, Stanza) and request is REQUEST and fed == [GOOD]
 
 
 def test_a_stranger_has_no_more_of_them_than_of_others() -> None:
@@ -142,6 +197,20 @@ def test_wherever_it_is_cut(body: bytes) -> None:
     for at in range(len(body)):
         assert_alike([SPELLINGS[0], body[:at], body[at:], SPELLINGS[1], body])
     assert_alike([body[at : at + 1] for at in range(len(body))])
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        *(b"<!--</message>", b"<![CDATA[</message>", b"<?p </message>", b"<message a='</message>"),
+        *(b"<message><body>", b"<message><a></message>", GOOD + b"<!--</message>", GOOD[:-1]),
+        *(GOOD[1:], GOOD[9:], GOOD + GOOD, GOOD.replace(b"hi", b"<!--</message>"), b"</message>"),
+    ],
+)
+def test_it_is_no_request_inside_of_anything(before: bytes) -> None:
+    for first in ([], [b"<"], [b"<mess"], [b"<message><b"], [GOOD], [GOOD + b"<!--"]):
+        assert_alike([*first, before + R, R, b"-->", GOOD + R])
+        assert_alike([*first, GOOD + before + R, R, b"</message>" + R, GOOD + R])
 
 
 @given(
