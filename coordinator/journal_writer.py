@@ -4,8 +4,8 @@ The first record after a pause is written at the end of its loop turn. While an 
 records gather, and after it until `WANTED_BYTES` are likely to be there, so between `MIN_INTERVAL`
 and `MAX_INTERVAL` seconds after it began; at `HURRY_BYTES` no longer, and a note, for which
 somebody waits, never longer than the former. For an append costs as much for one stanza as for ten:
-without this, 1000 stanzas a second of as many domains cost 40 % of their way more, with it 14 %
-(`loadtest/micro_journal.py`).
+without this the journal takes almost three times as much for 1000 stanzas a second of as many
+domains (`loadtest/micro_journal.py`).
 
 Completions ride along with appends, or follow after `FLUSH_DELAY`. An append without an answer in
 `COMMAND_TIMEOUT`, or an attempt to connect that fails, means that Redis is away: those who wait go
