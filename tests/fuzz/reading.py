@@ -7,7 +7,7 @@ from lxml import etree
 
 from coordinator.config import Limits
 from workers.xmpp.errors import RemoteProtocolError
-from workers.xmpp.parser import Answer, Element, StreamFooter, StreamHeader
+from workers.xmpp.parser import Answer, Element, Request, StreamFooter, StreamHeader
 from workers.xmpp.stanza import RefusedStanza, Stanza
 
 LIMITS = Limits(stanza_bytes=10000, preauth_bytes=2048, depth=16, elements=64, attributes=32)
@@ -51,7 +51,7 @@ def summary(items: list[Element]) -> list[object]:
         elif isinstance(item, etree._Element):
             shown.append(item.tag)
         else:
-            assert isinstance(item, StreamHeader | StreamFooter | Answer), item
+            assert isinstance(item, StreamHeader | StreamFooter | Answer | Request), item
             shown.append(repr(item))
     return shown
 

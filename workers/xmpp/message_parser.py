@@ -124,18 +124,32 @@ class MessageParser:
             return self._take_single(messages[0], out)
         # Most peers ask behind what they write at once. It needs no parser: 8 µs less behind a
         # stanza alone.
-        requests = self.requests
+        requests, found = self.requests, list[Element]()
         others = [each for each in messages if len(each) != REQUEST_SIZE or each not in requests]
         if len(others) == len(messages):
             return self._parse_together(messages, out)
-        if len(others) == 1:
-            is_plain = self._take_single(others[0], out)
-        else:
-            is_plain = not others or self._parse_together(others, out)
+        try:
+            if len(others) == 1:
+                is_plain = self._take_single(others[0], found)
+            else:
+                is_plain = not others or self._parse_together(others, found)
+        except RemoteProtocolError:
+            self._put_requests(messages, found, out)
+            raise
         if is_plain:
-            taken = iter(out.copy())
-            out[:] = [REQUEST if each in requests else next(taken) for each in messages]
+            self._put_requests(messages, found, out)
         return is_plain
+
+    def _put_requests(
+        self, messages: Sequence[bytes], found: list[Element], out: list[Element]
+    ) -> None:
+        """Where they came, among what was found, as far as that goes."""
+        others = iter(found)
+        for message in messages:
+            item = REQUEST if message in self.requests else next(others, None)
+            if item is None:
+                return
+            out.append(item)
 
     def _take_single(self, message: bytes, out: list[Element]) -> bool:
         """Take the only message if it is plain; False, and nothing done, if not."""
