@@ -81,7 +81,8 @@ class JournalWriter:
     def is_full(self) -> bool:
         """More than max_bytes are unfinished, or something is for longer than max_age.
 
-        That the latter has begun is seen by `each_second`: a stanza that comes alone asks this.
+        The latter is looked for by `each_second`, since each stanza that comes alone asks this;
+        that it is over is seen at once.
         """
         journal = self._journal
         return journal.is_large or (self._was_old and journal.is_old(time.monotonic()))

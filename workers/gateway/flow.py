@@ -357,8 +357,9 @@ class Origin:
         if batch.settled == batch.size:
             return  # only what came before it is awaited: its record would never be complete
         if batch.reported < batch.size and batch.claim is None and self._journal is not None:
-            self._exposed -= batch.size - batch.reported
             self._keep(batch)
+            if batch.claim is not None:  # else replies are awaited, and `report` counts it
+                self._exposed -= batch.size - batch.reported
 
     def _note_requests(self, batch: Batch) -> None:
         """A successor must know which requests may have been executed, before they are sent."""

@@ -154,7 +154,7 @@ class MessageParser:
     def _take_single(self, message: bytes, out: list[Element]) -> bool:
         """Take the only message if it is plain; False, and nothing done, if not."""
         judge = self._judge
-        if (answer := judge.answer(message)) is not None:  # 15 µs less
+        if (answer := judge.answer(message)) is not None:  # 15 µs less, or 6
             out.append(answer)
             return True
         if (

@@ -226,8 +226,10 @@ class Judge:
             raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, flaw)
         return _refused(element, name, flaw)
 
-    def answer(self, data: bytes) -> Answer | None:
-        """What `data` is if it is an `<a/>`, all of it, in a spelling that peers use."""
+    def answer(self, data: bytes) -> Answer | Request | None:
+        """What `data` is if it is `<a/>` or `<r/>`, all of it, in a spelling that peers use."""
+        if data in REQUESTS:
+            return REQUEST
         if len(data) > self.plain_size or (found := _ANSWER.fullmatch(data)) is None:
             return None
         return Answer((found[1] or found[2])[1:-1].decode())

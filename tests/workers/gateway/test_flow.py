@@ -187,6 +187,21 @@ def test_what_has_ended_behind_a_slow_next_hop_is_not_journaled(scene: Scene) ->
     assert scene.handled == 2 and scene.journal.completed == [record]
 
 
+def test_what_awaits_its_reply_is_counted_once_in_the_ring(scene: Scene) -> None:
+    scene.origin.resendable = scene.origin.has_ring = True
+    batch = scene.accept(request("1"), now=100.0)
+    scene.take()
+    (failed,) = scene.outbox.take_back()
+    scene.origin.journal_old(101.0 + MAX_UNACKNOWLEDGED_AGE)
+    scene.origin.settle(failed.batch, 1, BOUNCED)
+    assert failed.batch is batch and scene.handled == 1
+    for at in range(MAX_UNACKNOWLEDGED_RING):
+        scene.accept(message(str(at)))
+    assert not scene.journal.records
+    scene.accept(message("over"))
+    assert len(scene.journal.records) == 1
+
+
 def test_a_batch_and_its_records_show_no_stanza_and_no_name(scene: Scene) -> None:
     scene.origin.repeats_requests = scene.origin.resendable = True
     batch = scene.accept(request("id-1"))

@@ -172,6 +172,29 @@ def test_log_starts_anew_after_odd_names() -> None:
     assert len(parser.feed(GOOD * 3 + b"<r xmlns='urn:xmpp:sm:3'/></stream:stream>")) == 5
 
 
+IQ = b"<iq from='a.example' to='b.example' type='get' id='1' xmlns:q='c d'/>"
+
+
+@pytest.mark.parametrize("last", [odd(1), odd(1) + b" ", IQ, IQ + b"\n", IQ + GOOD, odd(2) + IQ])
+def test_a_footer_closes_behind_odd_names_too(last: bytes) -> None:
+    assert outcome(last + b"</stream:stream>")[-1] == StreamFooter()
+
+
+@pytest.mark.parametrize("begun", [b"<!--", b"<!--</message>", b"<![CDATA[</message>", b"text"])
+def test_a_footer_in_what_has_begun_behind_odd_names_closes_nothing(begun: bytes) -> None:
+    parser = opened()
+    items = parser.feed(odd(1) + begun) + parser.feed(b"</stream:stream>") + parser.feed(b"-->")
+    assert StreamFooter() not in items
+    assert len(items) < 2 or isinstance(items[-1], RemoteProtocolError)
+    assert all(isinstance(item, RemoteProtocolError) for item in items[1:])
+
+
+def test_what_has_begun_behind_odd_names_is_not_forgotten() -> None:
+    parser = opened()
+    (stanza,) = parser.feed(odd(1) + b"<!--</message>")
+    assert isinstance(stanza, Stanza) and parser.feed(GOOD) == []
+
+
 def test_nothing_is_parsed_after_an_error() -> None:
     """Trap 4: lxml would begin a fresh document, DOCTYPE and all."""
     parser = opened()
