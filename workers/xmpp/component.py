@@ -58,6 +58,8 @@ class ComponentFraming(StreamFraming):
 class ComponentJudge(Judge):
     """Makes jabber:server stanzas of a component stream's."""
 
+    requests = ()  # there is no XEP-0198
+
     def stanza(self, element: etree._Element, name: str, data: bytes) -> Stanza | RefusedStanza:
         # Servers leave the stream's namespace undeclared: then there is nothing to rename.
         if _OUTSIDE in data:
@@ -65,7 +67,7 @@ class ComponentJudge(Judge):
         return super().stanza(element, name, data)
 
     def answer(self, data: bytes) -> None:
-        """There is no XEP-0198 here."""
+        """Nor here."""
 
 
 class ComponentParser(StreamParser):
@@ -74,7 +76,6 @@ class ComponentParser(StreamParser):
     content = COMPONENT
     stanzas = COMPONENT_STANZAS
     known = frozenset(COMPONENT_STANZAS) | {namespaces.HANDSHAKE, namespaces.STREAM_ERROR}
-    requests = ()  # there is no XEP-0198
     make_judge = ComponentJudge
 
 

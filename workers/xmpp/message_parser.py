@@ -26,8 +26,6 @@ from workers.xmpp.parsed import (
     KNOWN,
     NOT_WELL_FORMED,
     REQUEST,
-    REQUEST_SIZE,
-    REQUESTS,
     TOO_LARGE,
     WHITESPACE,
     Element,
@@ -65,9 +63,6 @@ class MessageParser:
         "_dead",
         "_judge",
     )
-
-    requests: tuple[bytes, ...] = REQUESTS
-    """Spellings that stand for `REQUEST`."""
 
     def __init__(self, limits: Limits, authenticated: bool = False) -> None:
         self._judge = Judge(limits)
@@ -124,8 +119,8 @@ class MessageParser:
             return self._take_single(messages[0], out)
         # Most peers ask behind what they write at once. It needs no parser: 8 µs less behind a
         # stanza alone.
-        requests, found = self.requests, list[Element]()
-        others = [each for each in messages if len(each) != REQUEST_SIZE or each not in requests]
+        requests, found = self._judge.requests, list[Element]()
+        others = [each for each in messages if each not in requests]
         if len(others) == len(messages):
             return self._parse_together(messages, out)
         try:
@@ -144,9 +139,9 @@ class MessageParser:
         self, messages: Sequence[bytes], found: list[Element], out: list[Element]
     ) -> None:
         """Where they came, among what was found, as far as that goes."""
-        others = iter(found)
+        others, requests = iter(found), self._judge.requests
         for message in messages:
-            item = REQUEST if message in self.requests else next(others, None)
+            item = REQUEST if message in requests else next(others, None)
             if item is None:
                 return
             out.append(item)

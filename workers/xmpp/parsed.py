@@ -7,7 +7,7 @@ from typing import ClassVar
 from lxml import etree
 
 from coordinator.config import Limits
-from workers.xmpp import namespaces
+from workers.xmpp import elements, namespaces
 from workers.xmpp.errors import RemoteProtocolError, StreamCondition
 from workers.xmpp.jid import AmbiguousJid, InvalidJid, domain_of, domains
 from workers.xmpp.namespaces import (
@@ -77,9 +77,7 @@ class Request:
 
 
 REQUEST = Request()
-REQUESTS = f"<r xmlns='{SM}'/>".encode(), f'<r xmlns="{SM}"/>'.encode()
-"""The spellings that peers use, both of `REQUEST_SIZE` bytes."""
-REQUEST_SIZE = len(REQUESTS[0])
+REQUEST_SIZE = len(elements.SM_REQUEST)
 
 
 @dataclass(slots=True)
@@ -162,6 +160,12 @@ class Judge:
         "plain_size",
     )
 
+    requests: tuple[bytes, ...] = (
+        elements.SM_REQUEST,
+        elements.SM_REQUEST.replace(b"'", b'"'),
+    )
+    """Spellings of `<r/>` that peers use, of `REQUEST_SIZE` bytes: they stand for `REQUEST`."""
+
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._strange_bytes = self._strange_elements = 0
@@ -228,7 +232,7 @@ class Judge:
 
     def answer(self, data: bytes) -> Answer | Request | None:
         """What `data` is if it is `<a/>` or `<r/>`, all of it, in a spelling that peers use."""
-        if data in REQUESTS:
+        if data in self.requests:
             return REQUEST
         if len(data) > self.plain_size or (found := _ANSWER.fullmatch(data)) is None:
             return None

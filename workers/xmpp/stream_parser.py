@@ -36,7 +36,6 @@ from workers.xmpp.parsed import (
     NOT_WELL_FORMED,
     REQUEST,
     REQUEST_SIZE,
-    REQUESTS,
     TOO_LARGE,
     WHITESPACE,
     Element,
@@ -66,9 +65,9 @@ _MAX_DECLARATIONS = 1024
 # The last bytes that were read: longer than the beginning of a DTD that libxml2 may want to see
 # before it complains, and than most nonzas.
 _REMEMBERED = 96
-# After these, and no child unfinished, as a rule nothing can be pending that libxml2 has not seen.
-_END_TAGS = tuple(f"</{name}>".encode() for name in STANZAS.values())
 _BEGINNINGS = {f"</{name}>".encode(): f"<{name} ".encode() for name in STANZAS.values()}
+# After these, and no child unfinished, as a rule nothing can be pending that libxml2 has not seen.
+_END_TAGS = tuple(_BEGINNINGS)
 # An end tag, or an element without content, is the last that was read.
 _WHOLE_TAG = re.compile(
     rb"<(?:/[^<>]*|[^<>'\"/!?][^<>'\"]*(?:(?:'[^'<]*'|\"[^\"<]*\")[^<>'\"]*)*/)>\Z"
@@ -115,8 +114,6 @@ class StreamParser:
     stanzas = STANZAS
     known = KNOWN
     """All that may stand at the top level."""
-    requests: tuple[bytes, ...] = REQUESTS
-    """Spellings that stand for `REQUEST`."""
     make_judge: type[Judge] = Judge
 
     _is_between: bool
@@ -212,7 +209,7 @@ class StreamParser:
                     out.append(answer)  # as libxml2 would see it: 15 µs less
                 # The common case: no closing tag, and none that begins. Backwards, as below.
                 elif not self._held and data[-1:] == b">" and data.rfind(self._footer) < 0:
-                    if data.endswith(self.requests):
+                    if data.endswith(self._judge.requests):
                         self._read_request(data, out)
                     else:
                         self._read(data, out)
@@ -340,22 +337,11 @@ class StreamParser:
                 raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, "endless closing tag")
             self._held = data
             return
-        if self._suspect:  # close() raises for what was tolerated
-            if not self._is_at_root():
-                raise RemoteProtocolError(NOT_WELL_FORMED)
-        else:
-            self._close_root()
-        if not rest.startswith(b">") or not is_blank(self._root.text):
+        # Not by closing the root, for which libxml2 brings up what was tolerated.
+        if not (self._is_at_root() and rest.startswith(b">") and is_blank(self._root.text)):
             raise RemoteProtocolError(NOT_WELL_FORMED)
         self._phase = _Phase.OVER
         out.append(StreamFooter())
-
-    def _close_root(self) -> None:
-        try:
-            self._parser.feed(b"</" + _SEPARATOR + b">")
-            self._parser.close()
-        except etree.XMLSyntaxError:
-            raise RemoteProtocolError(NOT_WELL_FORMED) from None
 
     def _read(self, data: bytes, out: list[Element]) -> None:
         """Feed bytes and take out every child that is complete."""
@@ -395,9 +381,13 @@ class StreamParser:
             raise failure
         if not count:
             self._check_pending(data)
-        elif self._suspect and not self._unfinished and data.endswith(_END_TAGS):
-            if self._is_at_root():
-                self._attach()  # a new document, a new log
+        elif (
+            self._suspect
+            and not self._unfinished
+            and data.endswith(_END_TAGS)
+            and self._is_at_root()
+        ):
+            self._attach()  # a new document, a new log
 
     def _read_request(self, data: bytes, out: list[Element]) -> None:
         """An `<r/>` ends what was read: behind one stanza, as a rule, libxml2 need not see it.

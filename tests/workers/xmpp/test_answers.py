@@ -59,21 +59,18 @@ FRAGMENTS = [
 
 
 class _EveryAnswerParsed(Judge):
+    requests = ()
+
     def answer(self, data: bytes) -> None:
         return None
 
 
 class _Reference(StreamParser):
     make_judge = _EveryAnswerParsed
-    requests = ()
-
-
-class _MessageReference(MessageParser):
-    requests = ()
 
 
 def without_shortcut(messages: list[bytes], *, authenticated: bool = True) -> list[Element]:
-    parser = _MessageReference(LIMITS)
+    parser = MessageParser(LIMITS)
     parser._judge = _EveryAnswerParsed(LIMITS)
     parser.authenticated = authenticated
     return parser.parse(messages)
