@@ -308,8 +308,7 @@ async def test_trouble_with_redis_is_left_for_the_next_sweep(config: Config, tmp
 async def fedgate(tmp_path: Path) -> AsyncIterator[Coordinator]:
     """A real coordinator with two workers that do nothing."""
     coordinator = await Coordinator.start(tmp_path, workers=2)
-    await coordinator.says(" works")
-    await coordinator.says(" works")
+    await coordinator.says("ready, listening on")
     yield coordinator
     coordinator.process.send_signal(signal.SIGTERM)
     assert await coordinator.ends() == 0

@@ -22,6 +22,15 @@ from coordinator.routes import DomainPair, worker_id
 PAIR = DomainPair("a.example", "b.example")
 
 
+def say(text: str) -> None:
+    """Tell the test: a line in one write, since others write to the same pipe.
+
+    `print` writes the end of the line by itself where PYTHONUNBUFFERED is set.
+    """
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
 def behaviour(config: Config) -> str:
     path = Path(config.gateway.state_dir, "behaviour")
     return path.read_text() if path.exists() else ""
@@ -37,7 +46,7 @@ async def work(options: argparse.Namespace) -> int:
     config = load(options.config)
     how = behaviour(config)
     if how == "boot-error":
-        print("fedgate: the key is not there; put it there", file=sys.stderr)
+        say("fedgate: the key is not there; put it there")
         return 78
     if how == "crash":
         return 1
@@ -68,7 +77,7 @@ async def work(options: argparse.Namespace) -> int:
         return [{"pair": list(PAIR), "text": f"{verb} {argument}", "ok": verb != "close"}]
 
     def on_command(verb: str) -> None:
-        print(f"{options.id} told to {verb}", file=sys.stderr, flush=True)
+        say(f"{options.id} told to {verb}")
         if verb == "reload" and how == "hang":
             signal.pause()
         while verb == "reload" and how == "loop":
@@ -87,7 +96,7 @@ async def work(options: argparse.Namespace) -> int:
         "errors": [{"at": 1.0, "text": "an example"}],
         "state": "running",
     }
-    print(f"{options.id} works, sockets {options.sockets}", file=sys.stderr, flush=True)
+    say(f"{options.id} works, sockets {options.sockets}")
     reporting = asyncio.create_task(keep_reporting(plane, report))
     await told_to_stop.wait()
     reporting.cancel()
