@@ -5,7 +5,9 @@ import re
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
-LONGEST_LINE = 4096  # characters: whatever peers say, a log can be read
+LONGEST_LINE = 4000
+"""Bytes, before a few words on what is left out: whatever peers say, a log can be read, and lines
+of several processes do not mix in one pipe, which takes 4,096 at once."""
 
 # C0 and C1 controls and DEL; what else some terminals and readers take for the end of a line or for
 # a change of direction; what nobody sees; and surrogates, which cannot be written at all.
@@ -17,9 +19,13 @@ _DANGEROUS = re.compile(
 
 def escape(text: str) -> str:
     """The text in one line of bounded length: dangerous characters as `\\xNN` or `\\uNNNN`."""
-    if len(text) > LONGEST_LINE:
-        text = f"{text[:LONGEST_LINE]}… and {len(text) - LONGEST_LINE} characters more"
-    return _DANGEROUS.sub(_code, text)
+    line = _DANGEROUS.sub(_code, text[:LONGEST_LINE])
+    data = line.encode()
+    if len(text) <= LONGEST_LINE and len(data) <= LONGEST_LINE:
+        return line
+    kept = data[:LONGEST_LINE].decode(errors="ignore")
+    left = len(line) - len(kept) + len(text[LONGEST_LINE:])
+    return f"{kept}… and {left} characters more"
 
 
 def _code(found: re.Match[str]) -> str:

@@ -370,7 +370,8 @@ def main(argv: list[str] | None = None) -> int:
                 Worker(config, arguments.config, worker_id, _parse_sockets(arguments.sockets)).run()
             )
     except _CANNOT_BOOT as exc:
-        print(f"fedgate: worker cannot start: {exc}", file=sys.stderr)
+        # In one write: others may say the same at the same time.
+        sys.stderr.write(f"fedgate: worker cannot start: {exc}\n")
         return CANNOT_BOOT
 
 

@@ -1,6 +1,7 @@
 """A stranger's text can neither begin a line of the log nor steer a terminal."""
 
 import logging
+import select
 import sys
 
 import pytest
@@ -36,7 +37,18 @@ def test_tags_that_nobody_sees_are_shown() -> None:
 def test_a_line_has_an_end() -> None:
     shown = escape("x" * 1_000_000)
     assert len(shown) < LONGEST_LINE + 50
-    assert shown.endswith("… and 995904 characters more")
+    assert shown.endswith("… and 996000 characters more")
+
+
+@pytest.mark.parametrize("text", ["x", "ß", "\x1b", "\U000e0041", "🎉", "aß🎉\n"])
+@pytest.mark.parametrize("count", [900, 1000, 4000, 4001, 20000])
+def test_a_line_goes_into_a_pipe_as_a_whole(text: str, count: int) -> None:
+    shown = escape(text * count)
+    assert len(f"{shown}\n".encode()) <= select.PIPE_BUF
+    whole = escape(text) * count
+    kept, _, left = shown.partition("… and ")
+    assert whole.startswith(kept)
+    assert bool(left) == (len(whole.encode()) > LONGEST_LINE)
 
 
 def test_other_text_stays_as_it_is() -> None:
