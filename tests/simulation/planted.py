@@ -12,7 +12,8 @@ from coordinator.ownership import Ownership
 from coordinator.routes import Take, Wait
 from coordinator.sweeps import Sweeper
 from tests.simulation import script_twins
-from workers.gateway.flow import Batch, Origin
+from workers.gateway.batch import Batch
+from workers.gateway.flow import Origin
 from workers.gateway.hop import Hop
 from workers.gateway.outbox import Outbox
 from workers.gateway.replay import Replay

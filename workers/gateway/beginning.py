@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from workers.gateway.flow import Batch
+from workers.gateway.batch import Batch
 from workers.xmpp.stanza import Stanza, has_delay
 
 # How long `<enable/>` is waited for, in seconds: from a server that has sent one before, and from

@@ -10,7 +10,8 @@ from coordinator.journal import Kind, Record
 from workers.xmpp.stanza import Stanza
 
 if TYPE_CHECKING:
-    from workers.gateway.flow import Batch, Origin
+    from workers.gateway.batch import Batch
+    from workers.gateway.flow import Origin
 
 _encode = msgspec.msgpack.Encoder().encode
 

@@ -17,9 +17,9 @@ from typing import Any
 from coordinator.routes import DomainPair
 from workers.gateway.asking import BARRIER, BARRIER_TIMEOUT
 from workers.gateway.failure import HopFailed
-from workers.gateway.flow import Failed
 from workers.gateway.hop import Hop
 from workers.gateway.local_source import BOUNCING_TIME
+from workers.gateway.replies import Failed
 from workers.gateway.router import Router
 from workers.gateway.session import Session, SessionOwner
 from workers.gateway.source import SETTLE_TIMEOUT, Source

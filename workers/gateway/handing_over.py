@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from coordinator.client import ControlPlane
 from coordinator.routes import DomainPair
 from workers.gateway.claims import encoded
-from workers.gateway.flow import settle_returned
+from workers.gateway.replies import settle_returned
 from workers.gateway.router import Router
 
 if TYPE_CHECKING:

@@ -18,14 +18,15 @@ from coordinator.accounts import ACK_SM, ACK_STREAM_CLOSE, ACK_WEBSOCKET_PING, A
 from coordinator.config import Limits
 from coordinator.routes import DomainPair
 from workers.gateway.asking import Asking
+from workers.gateway.batch import Batch
 from workers.gateway.bell import Bell
 from workers.gateway.failure import HopFailed
-from workers.gateway.flow import Batch, Failed
 from workers.gateway.isolation import Isolation
 from workers.gateway.outbox import Outbox
 from workers.gateway.pace import Pace, Pausable, QueueLimit
 from workers.gateway.patience import Patience
 from workers.gateway.recovery import Recovery
+from workers.gateway.replies import Failed
 from workers.gateway.session import Session
 from workers.gateway.websocket_session import WebSocketSession
 from workers.xmpp.errors import StanzaCondition

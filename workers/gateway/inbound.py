@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.routes import DomainPair
 from workers.gateway.bell import Bell
-from workers.gateway.flow import Failed
+from workers.gateway.replies import Failed
 from workers.gateway.source import Source
 from workers.xmpp.errors import StanzaCondition
 from workers.xmpp.events import StanzaRefused, StanzasReceived

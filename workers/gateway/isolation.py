@@ -5,8 +5,8 @@ way is sent one stanza at a time, so that only the culprit is bounced and the ot
 again with every attempt.
 """
 
-from workers.gateway.flow import Failed
 from workers.gateway.outbox import Outbox
+from workers.gateway.replies import Failed
 
 # Sessions lost in vain until stanzas go one at a time, and then until the one is given up.
 MAX_FRUITLESS = 2

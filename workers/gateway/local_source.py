@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.routes import DomainPair
 from workers.gateway.asking import BARRIER
+from workers.gateway.batch import Batch
 from workers.gateway.beginning import WAIT_KNOWN, WAIT_UNKNOWN, Beginning, Sign
 from workers.gateway.failure import HopFailed
-from workers.gateway.flow import Batch, Failed
 from workers.gateway.hop import Hop
+from workers.gateway.replies import Failed
 from workers.gateway.requests import Taken
 from workers.gateway.session import Session
 from workers.gateway.source import Source

@@ -4,8 +4,8 @@ Pure: time comes in, in seconds.
 """
 
 from coordinator.accounts import ACK_SM
-from workers.gateway.flow import Failed
 from workers.gateway.outbox import Outbox
+from workers.gateway.replies import Failed
 from workers.xmpp.errors import LocalProtocolError
 from workers.xmpp.managed import ManagedStream
 from workers.xmpp.management import Suspended

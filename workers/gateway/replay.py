@@ -13,7 +13,7 @@ import msgspec
 from coordinator.config import Config
 from coordinator.journal import Kind
 from coordinator.routes import DomainPair
-from workers.gateway.flow import Failed
+from workers.gateway.replies import Failed
 from workers.gateway.router import Router
 from workers.xmpp.errors import StanzaCondition
 from workers.xmpp.parser import MessageParser

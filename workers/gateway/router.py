@@ -15,11 +15,13 @@ from coordinator.config import Config
 from coordinator.journal import Kind
 from coordinator.routes import DomainPair
 from workers.gateway.allowance import Allowances
-from workers.gateway.flow import Batch, Failed, JournalPort, Origin, Replies, settle_dropped
+from workers.gateway.batch import Batch
+from workers.gateway.flow import JournalPort, Origin
 from workers.gateway.hop import Hop
 from workers.gateway.local_connector import ToLocalServer
 from workers.gateway.pace import QueueLimit
 from workers.gateway.remote_connector import RemoteConnector
+from workers.gateway.replies import Failed, Replies, settle_dropped
 from workers.gateway.requests import Requests
 from workers.gateway.verification import Verifier
 from workers.gateway.ways import Accepted, AcceptedWay, OwnWay, Way

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.journal import Kind
 from coordinator.routes import DomainPair
-from workers.gateway.flow import Failed, Origin, settle_dropped
+from workers.gateway.flow import Origin
 from workers.gateway.hop import Hop
+from workers.gateway.replies import Failed, settle_dropped
 from workers.gateway.requests import Repeat
 from workers.gateway.session import Session
 from workers.xmpp.errors import StanzaCondition

@@ -7,8 +7,9 @@ from coordinator.config import Limits
 from coordinator.routes import DomainPair
 from tests.workers.gateway.session_bench import LOCAL, REMOTE, FarServer, until
 from workers.gateway.failure import HopFailed
-from workers.gateway.flow import Failed, Origin
+from workers.gateway.flow import Origin
 from workers.gateway.hop import Hop
+from workers.gateway.replies import Failed
 from workers.xmpp.errors import StanzaCondition
 from workers.xmpp.stanza import Stanza
 

@@ -16,7 +16,7 @@ from tests.workers.gateway.session_bench import (
 )
 from workers.gateway import asking
 from workers.gateway.asking import BARRIER, Asking, barrier_tag
-from workers.gateway.flow import Batch
+from workers.gateway.batch import Batch
 from workers.gateway.outbox import Outbox
 
 

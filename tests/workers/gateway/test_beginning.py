@@ -2,8 +2,8 @@
 
 import pytest
 
+from workers.gateway.batch import Batch
 from workers.gateway.beginning import Beginning
-from workers.gateway.flow import Batch
 from workers.xmpp.stanza import Stanza
 
 LOCAL = "capulet.example"

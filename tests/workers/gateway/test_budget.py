@@ -16,8 +16,8 @@ from coordinator.config import Config, Gateway, Limits
 from coordinator.routes import DomainPair
 from tests.workers.gateway.session_bench import message, on_quiet_loop, until
 from workers.gateway.admission import Admission
+from workers.gateway.batch import Batch
 from workers.gateway.budget import LEAST_QUEUE, Budget, rss_bytes
-from workers.gateway.flow import Batch
 from workers.gateway.refusals import Refusals
 from workers.gateway.router import Router
 

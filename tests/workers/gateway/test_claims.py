@@ -3,8 +3,9 @@
 import msgspec
 
 from coordinator.accounts import IN_FLIGHT_OURS, IN_FLIGHT_RESENDABLE
+from workers.gateway.batch import Batch
 from workers.gateway.claims import Claim, Note, pair_of
-from workers.gateway.flow import Batch, Origin
+from workers.gateway.flow import Origin
 from workers.xmpp.stanza import Stanza
 
 PAIR = "a.example", "b.example"

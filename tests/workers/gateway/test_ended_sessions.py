@@ -12,9 +12,10 @@ from websockets.protocol import Protocol
 
 from tests.workers.gateway.gateway_bench import PAIR, GatewayScene, Peer
 from tests.workers.gateway.session_bench import LOCAL, REMOTE, message, on_quiet_loop, until
+from workers.gateway.batch import Batch
 from workers.gateway.channel import Channel
 from workers.gateway.failure import HopFailed
-from workers.gateway.flow import Batch, Origin
+from workers.gateway.flow import Origin
 from workers.gateway.hop import Hop
 from workers.gateway.session import Session
 from workers.gateway.source import Source

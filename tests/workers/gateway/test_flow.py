@@ -15,16 +15,10 @@ from coordinator.accounts import (
 )
 from coordinator.journal import Record
 from coordinator.routes import DomainPair
-from workers.gateway.flow import (
-    MAX_UNACKNOWLEDGED_AGE,
-    MAX_UNACKNOWLEDGED_RING,
-    Batch,
-    Failed,
-    Origin,
-    Replies,
-    settle_dropped,
-)
+from workers.gateway.batch import Batch
+from workers.gateway.flow import MAX_UNACKNOWLEDGED_AGE, MAX_UNACKNOWLEDGED_RING, Origin
 from workers.gateway.outbox import Outbox
+from workers.gateway.replies import Failed, Replies, settle_dropped
 from workers.xmpp.stanza import Stanza
 
 PAIR = DomainPair("a.example", "b.example")

@@ -6,7 +6,7 @@ import pytest
 from tests.workers.gateway.gateway_bench import PAIR, GatewayScene
 from tests.workers.gateway.session_bench import message, on_quiet_loop, request, until
 from workers.gateway import handing_over
-from workers.gateway.flow import Failed
+from workers.gateway.replies import Failed
 from workers.xmpp.errors import StanzaCondition
 
 HEIR = "gw/w2.1"

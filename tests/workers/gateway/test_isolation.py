@@ -1,7 +1,7 @@
 """The culprit among stanzas whose sessions are lost is found without repeating the others."""
 
 from tests.workers.gateway.session_bench import message
-from workers.gateway.flow import Batch
+from workers.gateway.batch import Batch
 from workers.gateway.isolation import Isolation
 from workers.gateway.outbox import Outbox
 

@@ -23,8 +23,10 @@ from coordinator.accounts import (
 )
 from coordinator.journal import Record
 from tests.workers.gateway.hop_bench import settle_bounced
-from workers.gateway.flow import Batch, Failed, Origin, settle_dropped
+from workers.gateway.batch import Batch
+from workers.gateway.flow import Origin
 from workers.gateway.outbox import Outbox
+from workers.gateway.replies import Failed, settle_dropped
 from workers.xmpp.stanza import Stanza
 
 LARGE = 100

@@ -6,7 +6,8 @@ import pytest
 
 from coordinator.accounts import ACCEPTED, ACK_SM, ACKNOWLEDGED, REPLAYED
 from tests.workers.gateway.session_bench import message, request
-from workers.gateway.flow import Batch, Origin
+from workers.gateway.batch import Batch
+from workers.gateway.flow import Origin
 from workers.gateway.outbox import Outbox
 from workers.gateway.recovery import LASTING, MAX_FRUITLESS, Recovery
 from workers.xmpp.errors import LocalProtocolError

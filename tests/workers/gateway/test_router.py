@@ -6,7 +6,7 @@ from coordinator.accounts import ACKNOWLEDGED, IN_FLIGHT_OURS
 from coordinator.routes import DomainPair
 from tests.workers.gateway.gateway_bench import PAIR, GatewayScene
 from tests.workers.gateway.session_bench import LOCAL, REMOTE, message, on_quiet_loop, until
-from workers.gateway.flow import Failed
+from workers.gateway.replies import Failed
 from workers.xmpp.errors import StanzaCondition
 
 
