@@ -26,6 +26,7 @@ from workers.xmpp.parsed import Element, Judge, Nonza, StreamHeader
 from workers.xmpp.reader import read_own
 from workers.xmpp.stanza import RefusedStanza, Stanza
 from workers.xmpp.stream import Handlers, ServerStream, State, StreamConfig
+from workers.xmpp.stream_body import Kinds
 from workers.xmpp.stream_parser import StreamParser
 from workers.xmpp.xml_text import attribute
 
@@ -73,9 +74,11 @@ class ComponentJudge(Judge):
 class ComponentParser(StreamParser):
     """The parser of a component stream."""
 
-    content = COMPONENT
-    stanzas = COMPONENT_STANZAS
-    known = frozenset(COMPONENT_STANZAS) | {namespaces.HANDSHAKE, namespaces.STREAM_ERROR}
+    kinds = Kinds(
+        COMPONENT,
+        COMPONENT_STANZAS,
+        frozenset(COMPONENT_STANZAS) | {namespaces.HANDSHAKE, namespaces.STREAM_ERROR},
+    )
     make_judge = ComponentJudge
 
 

@@ -1,6 +1,6 @@
 """The beginning of a TCP stream (RFC 6120 §4.7): its header, read piece by piece up to its `>`.
 
-libxml2's parser is thrown away with it: what follows is read by another one (`stream_parser.py`).
+libxml2's parser is thrown away with it: what follows is read by another one (`stream_body.py`).
 """
 
 import re

@@ -148,12 +148,12 @@ class Judge:
     """
 
     __slots__ = (
-        "_authenticated",
         "_limits",
         "_shape",
         "_strange_bytes",
         "_strange_elements",
         "_vocabulary",
+        "authenticated",
         "lang",
         "max_bytes",
         "max_elements",
@@ -177,7 +177,7 @@ class Judge:
 
     def set_authenticated(self, authenticated: bool) -> None:
         limits = self._limits
-        self._authenticated = authenticated
+        self.authenticated = authenticated
         if authenticated:
             self._vocabulary = Vocabulary()  # the old one may hold some bytes
         self.max_bytes = limits.stanza_bytes if authenticated else limits.preauth_bytes
@@ -226,7 +226,7 @@ class Judge:
 
         Raises policy-violation for a nonza and before authentication.
         """
-        if name is None or not self._authenticated:
+        if name is None or not self.authenticated:
             raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, flaw)
         return _refused(element, name, flaw)
 
@@ -243,7 +243,7 @@ class Judge:
         if not isinstance(element.tag, str):
             raise RemoteProtocolError(StreamCondition.RESTRICTED_XML, "comment or instruction")
         if len(element.attrib) > _MAX_ATTRIBUTES or (
-            not self._authenticated
+            not self.authenticated
             and sum(len(each.attrib) for each in element.iter("*")) > _STRANGERS_ATTRIBUTES
         ):
             raise RemoteProtocolError(StreamCondition.POLICY_VIOLATION, "too many attributes")

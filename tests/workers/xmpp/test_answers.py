@@ -91,7 +91,7 @@ def test_known_spellings_need_no_parser(data: bytes, monkeypatch: pytest.MonkeyP
     stream = StreamParser(LIMITS, authenticated=True)
     stream.feed(HEADER)
     stream.feed(data)
-    monkeypatch.setattr(stream, "_parser", None)  # whoever feeds it fails
+    monkeypatch.setattr(stream._body, "_parser", None)  # whoever feeds it fails
     monkeypatch.setattr("workers.xmpp.message_parser._PARSER", None)
     (answer,) = MessageParser(LIMITS, authenticated=True).parse([data])
     assert isinstance(answer, Answer)
@@ -123,7 +123,7 @@ def test_a_request_behind_a_stanza_needs_no_parser(monkeypatch: pytest.MonkeyPat
     stream = StreamParser(LIMITS, authenticated=True)
     stream.feed(HEADER)
     fed: list[bytes] = []
-    inner = stream._parser
+    inner = stream._body._parser
 
     class Watched:
         def __getattr__(self, name: str) -> object:
@@ -133,7 +133,7 @@ def test_a_request_behind_a_stanza_needs_no_parser(monkeypatch: pytest.MonkeyPat
             fed.append(data)
             inner.feed(data)
 
-    monkeypatch.setattr(stream, "_parser", Watched())
+    monkeypatch.setattr(stream._body, "_parser", Watched())
     stanza, request = stream.feed(GOOD + R)
     assert isinstance(stanza, Stanza) and request is REQUEST and fed == [GOOD]
 

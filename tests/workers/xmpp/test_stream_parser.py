@@ -164,11 +164,11 @@ def test_real_errors_are_seen_behind_odd_names(bad: bytes, count: int) -> None:
 
 def test_log_starts_anew_after_odd_names() -> None:
     parser = opened()
-    first = parser._parser
+    first = parser._body._parser
     parser.feed(odd(1)[:-1])
-    assert parser._parser is first
+    assert parser._body._parser is first
     parser.feed(b">" + GOOD)
-    assert parser._parser is not first and not parser._suspect
+    assert parser._body._parser is not first and not parser._body._suspect
     assert len(parser.feed(GOOD * 3 + b"<r xmlns='urn:xmpp:sm:3'/></stream:stream>")) == 5
 
 
@@ -273,7 +273,7 @@ def test_whitespace_keepalives_do_not_pile_up() -> None:
     for _ in range(20_000):
         assert parser.feed(b"\n") == []
     assert isinstance(parser.feed(GOOD)[0], Stanza)
-    assert parser._root.text is None
+    assert parser._body._root.text is None
 
 
 def test_stanza_in_many_reads_comes_once() -> None:
