@@ -1,9 +1,19 @@
-"""Channels for tests: made, and connected, in one step."""
+"""Channels for tests: made and connected in one step, with a raw peer, in pairs, under TLS."""
 
 import asyncio
 import socket
 
+from tests.workers.gateway.wire_bench import RecordingOwner, mint_pem
+from workers.gateway.certificates import parse_pair
 from workers.gateway.channel import Channel, ChannelOwner, adopt_channel
+from workers.gateway.tls import client_context, server_context
+
+SERVER_PEM = mint_pem(["gw.example"])
+SERVER = parse_pair(*SERVER_PEM)
+CLIENT_PEM = mint_pem(["a.example"])
+CLIENT = parse_pair(*CLIENT_PEM)
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def open_channel(owner: ChannelOwner, address: tuple[str, int] | str) -> Channel:
@@ -24,3 +34,48 @@ async def channel_on(
     channel = Channel(owner, quick_ack=quick_ack)
     await adopt_channel(channel, sock)
     return channel
+
+
+def listening() -> socket.socket:
+    return socket.create_server(("127.0.0.1", 0))
+
+
+async def adopted(owner: RecordingOwner) -> tuple[Channel, socket.socket]:
+    """Our channel on an accepted raw socket, and the peer's blocking socket."""
+    with listening() as listener:
+        peer = socket.create_connection(listener.getsockname())
+        accepted, _ = listener.accept()
+    peer.setblocking(False)
+    return await channel_on(owner, accepted), peer
+
+
+async def adopted_with_streams(owner: RecordingOwner) -> tuple[Channel, Streams]:
+    channel, peer = await adopted(owner)
+    return channel, await asyncio.open_connection(sock=peer)
+
+
+async def connected_pair() -> tuple[Channel, RecordingOwner, Channel, RecordingOwner]:
+    owner, other = RecordingOwner(), RecordingOwner()
+    loop = asyncio.get_running_loop()
+    made: asyncio.Future[Channel] = loop.create_future()
+
+    def accept() -> Channel:
+        channel = Channel(other)
+        made.set_result(channel)
+        return channel
+
+    server = await loop.create_server(accept, sock=listening())
+    channel = await open_channel(owner, server.sockets[0].getsockname())
+    accepted = await made
+    await other.wait_for("connected")
+    server.close()
+    return channel, owner, accepted, other
+
+
+async def secured_pair() -> tuple[Channel, RecordingOwner, Channel, RecordingOwner]:
+    client, client_owner, server, server_owner = await connected_pair()
+    server.start_tls(server_context(SERVER), server=True)
+    client.start_tls(client_context(CLIENT), server=False, server_name="gw.example")
+    await client_owner.wait_for("tls_established")
+    await server_owner.wait_for("tls_established")
+    return client, client_owner, server, server_owner

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from tests.workers.gateway.channels import SERVER_PEM, adopted_with_streams
 from tests.workers.gateway.session_bench import on_quiet_loop, until
-from tests.workers.gateway.test_channel import SERVER_PEM, adopted_with_streams
 from tests.workers.gateway.wire_bench import RecordingOwner, on_both_loops, python_context
 from workers.gateway import turns as turns_module
 from workers.gateway.certificates import parse_pair
