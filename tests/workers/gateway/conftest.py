@@ -1,4 +1,4 @@
-"""What the tests of listeners, connectors and sources share."""
+"""What the tests of listeners, connectors, sources and discovery share."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 import pytest_asyncio
 
 from tests.workers.gateway.component_bench import ComponentScene
+from tests.workers.gateway.discovery_scene import DiscoveryScene
 from tests.workers.gateway.gateway_bench import GatewayScene
 from workers.gateway import component_link, patience, session
 
@@ -31,5 +32,14 @@ async def gateway(tmp_path: Path, short_times: None) -> AsyncIterator[GatewaySce
 async def component(tmp_path: Path, short_times: None) -> AsyncIterator[ComponentScene]:
     """Attached by components; not started yet."""
     scene = ComponentScene(tmp_path)
+    yield scene
+    await scene.close()
+
+
+@pytest_asyncio.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[DiscoveryScene]:
+    """What the tests of discovery share; other tests have scenes of their own."""
+    scene = DiscoveryScene(tmp_path)
+    await scene.start()
     yield scene
     await scene.close()
