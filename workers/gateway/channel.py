@@ -10,24 +10,20 @@ in one transport.write; what is written at other times leaves at the next turn o
 
 import asyncio
 import contextlib
-import logging
 import socket
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, cast
 
 from cryptography import x509
 
+from workers.gateway.after_read import after_read, begin_read, end_read
+from workers.gateway.held_reading import BY_HANDSHAKE, BY_TURN, HeldReading
+from workers.gateway.linger import Linger
 from workers.gateway.tls_engine import TLSContext, TLSEngine, TLSFailed
 from workers.gateway.turns import Turns
 
-log = logging.getLogger(__name__)
-
 HIGH_WATER = 262144
 LOW_WATER = 65536
-# How long a closed connection may go on without progress before it is cut, and with some.
-LINGER_TIMEOUT = 2.0
-LONGEST_LINGER = 30.0
 # Most bytes that one connection reads in one turn of the loop: some 100 stanzas, 1 ms. The others
 # have their turns between.
 READ_SIZE = 32768
@@ -41,41 +37,6 @@ UNREAD = "the peer does not read what it asks for"
 # One for all channels: what is read is used up before the loop reads anything else.
 _buffer = memoryview(bytearray(READ_SIZE))
 _shared_buffer = _buffer[:SHARED_READ_SIZE]
-
-# What is to be done when what is being read has been taken. The loop's next turn would do as well,
-# but costs 3 µs with its call_soon, its callback and, in libuv, one more epoll_wait.
-_after_read: list[Callable[[], None]] = []
-_is_reading = False
-
-
-def after_read(loop: asyncio.AbstractEventLoop, step: Callable[[], None]) -> None:
-    """Do it when what is being read has been taken, by whatever channel; else in the next turn."""
-    if _is_reading:
-        _after_read.append(step)
-    else:
-        loop.call_soon(step)
-
-
-def _end_read(loop: asyncio.AbstractEventLoop) -> None:
-    global _is_reading
-    for step in _after_read:  # which may bring another one
-        try:
-            step()
-        except Exception as exc:
-            # As in a turn of its own: most steps are of other connections than the one that reads,
-            # which must not be cut for it.
-            loop.call_exception_handler({"message": f"{step} after a read", "exception": exc})
-    _is_reading = False
-    _after_read.clear()
-
-
-# Why a channel does not read, each by itself.
-_BY_OWNER = 1
-_BY_TURN = 2
-_BY_RATE = 4
-_BY_HANDSHAKE = 8
-_BY_REST = 16
-_REST_CHECK = 0.01
 
 
 class ChannelOwner(Protocol):
@@ -103,21 +64,16 @@ class ChannelOwner(Protocol):
         """The connection is gone; the reason is None when both sides ended it in order."""
 
 
-class Channel(asyncio.BufferedProtocol):
+class Channel(HeldReading):
     """One TCP connection with optional TLS; see the module's text. For one thread."""
 
     __slots__ = (
-        "_closing",
         "_eof",
         "_flush_scheduled",
         "_has_sent",
-        "_held",
         "_idle_looks",
         "_is_choked",
-        "_linger_left",
-        "_linger_timer",
-        "_linger_until",
-        "_loop",
+        "_linger",
         "_pending",
         "_pending_bytes",
         "_quick_ack",
@@ -125,7 +81,6 @@ class Channel(asyncio.BufferedProtocol):
         "_reason",
         "_tls",
         "_tls_told",
-        "_transport",
         "_unread",
         "has_company",
         "owner",
@@ -134,14 +89,13 @@ class Channel(asyncio.BufferedProtocol):
     )
 
     def __init__(self, owner: ChannelOwner | None = None, *, quick_ack: bool = False) -> None:
+        super().__init__()
         self.owner = owner
         self.peername: Any = None
         self.turns: Turns | None = None
         """Those of the peer's TLS handshake, if it has to wait for them."""
         self.has_company = False
         """Others want to be read, too: take less at a time."""
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
         self._quick_ack = quick_ack
         self._quick_ack_socket: Any = None
         self._tls: TLSEngine | None = None
@@ -150,16 +104,12 @@ class Channel(asyncio.BufferedProtocol):
         self._pending_bytes = 0
         self._flush_scheduled = False
         self._has_sent = True
-        self._closing = False
-        self._held = 0
         self._idle_looks = 0
         self._is_choked = False
         self._unread = 0
         self._eof = False
         self._reason: str | None = None
-        self._linger_timer: asyncio.TimerHandle | None = None
-        self._linger_left = -1
-        self._linger_until = 0.0
+        self._linger: Linger | None = None
 
     # What the owner calls.
 
@@ -227,7 +177,7 @@ class Channel(asyncio.BufferedProtocol):
     def close(self, reason: str | None = None) -> None:
         """Send what is waiting, close_notify, FIN; then read until the peer's FIN, so without RST.
 
-        The connection is cut when it makes no progress for `LINGER_TIMEOUT` seconds.
+        See `linger.py` for how long.
         """
         if self._closing:
             return
@@ -251,8 +201,7 @@ class Channel(asyncio.BufferedProtocol):
             # asyncio says here that the peer has reset the connection; its end follows.
             with contextlib.suppress(OSError):
                 transport.write_eof()
-        self._linger_until = self._loop.time() + LONGEST_LINGER
-        self._linger()
+        self._linger = Linger(self._loop, transport)
 
     def abort(self, reason: str | None = "aborted") -> None:
         """Cut the connection at once; what waits is lost."""
@@ -264,13 +213,6 @@ class Channel(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def pause_reading(self) -> None:
-        """Stop reading: TCP holds the peer back. Nothing already read is kept behind."""
-        self._hold(_BY_OWNER)
-
-    def resume_reading(self) -> None:
-        self._let_go(_BY_OWNER)
-
     def shrink_if_idle(self) -> bool:
         """Hold less memory if nothing has come or gone since it was last asked; true once then."""
         self._idle_looks += 1
@@ -279,32 +221,6 @@ class Channel(asyncio.BufferedProtocol):
         if self._tls is not None:
             self._tls.shrink()
         return True
-
-    def rest(self, seconds: float) -> None:
-        """Read nothing for so long, whatever the owner does: the peer has sent its share.
-
-        While it rests nothing is read, so nobody can ask for a second rest.
-        """
-        self._hold(_BY_RATE)
-        self._loop.call_later(seconds, self._let_go, _BY_RATE)
-
-    @property
-    def is_resting(self) -> bool:
-        """Nothing is read, be it an answer, until `rest` is over."""
-        return bool(self._held & _BY_RATE)
-
-    def pass_turn(self, go_on: Callable[[], None]) -> None:
-        """Read nothing before `go_on` was called, in the next turn of the loop."""
-        self._hold(_BY_REST)
-        self._loop.call_soon(self._go_on, go_on)
-
-    def _go_on(self, go_on: Callable[[], None]) -> None:
-        if self._held & _BY_RATE:
-            # Its share is used up: what it has sent already waits, too, or the debt would grow.
-            self._loop.call_later(_REST_CHECK, self._go_on, go_on)
-            return
-        self._let_go(_BY_REST)
-        go_on()
 
     @property
     def buffered(self) -> int:
@@ -361,10 +277,9 @@ class Channel(asyncio.BufferedProtocol):
         size = SHARED_READ_SIZE if self.has_company else READ_SIZE
         if nbytes == size and not self._closing:
             # There is more, and the loop would read it at once: the others first.
-            self._hold(_BY_TURN)
-            self._loop.call_soon(self._let_go, _BY_TURN)
-        global _is_reading
-        _is_reading = True
+            self._hold(BY_TURN)
+            self._loop.call_soon(self._let_go, BY_TURN)
+        begin_read()
         has_sent, self._has_sent = self._has_sent, False
         try:
             data = bytes(_buffer[:nbytes])
@@ -373,7 +288,7 @@ class Channel(asyncio.BufferedProtocol):
             else:
                 self.take(data)
         finally:
-            _end_read(self._loop)
+            end_read(self._loop)
         sock = self._quick_ack_socket
         if has_sent and not self._has_sent and sock is not None and not self._closing:
             # Both stock servers leave Nagle's algorithm on: with our acknowledgement delayed, each
@@ -385,14 +300,14 @@ class Channel(asyncio.BufferedProtocol):
         """Take what was read, a stranger's handshake when it has its turn."""
         tls = self._tls
         if self.turns is not None and tls is not None and not tls.established:
-            self._hold(_BY_HANDSHAKE)
+            self._hold(BY_HANDSHAKE)
             self.turns.wait(partial(self._shake_hands, data))
         else:
             self.data_received(data)
 
     def _shake_hands(self, data: bytes) -> None:
         self.data_received(data)
-        self._let_go(_BY_HANDSHAKE)
+        self._let_go(BY_HANDSHAKE)
 
     def data_received(self, data: bytes) -> None:
         """Take what was read, now."""
@@ -443,9 +358,11 @@ class Channel(asyncio.BufferedProtocol):
             self.owner.write_resumed()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._linger_timer is not None:
-            self._linger_timer.cancel()
-            self._linger_timer = None
+        linger, self._linger = self._linger, None
+        if linger is not None:
+            linger.stop()
+            if linger.is_stuck:
+                self._reason = self._reason or "the peer stopped reading"
         self._closing = True
         # The session may wait to be resumed, or to be collected: not with 30 KiB of OpenSSL.
         self._transport = self._quick_ack_socket = self._tls = None
@@ -456,18 +373,6 @@ class Channel(asyncio.BufferedProtocol):
             owner.closed(self._reason)
 
     # Inside.
-
-    def _hold(self, why: int) -> None:
-        if self._transport is not None and not self._closing:
-            if not self._held:
-                self._transport.pause_reading()
-            self._held |= why
-
-    def _let_go(self, why: int) -> None:
-        if self._transport is not None and self._held & why:
-            self._held ^= why
-            if not self._held:
-                self._transport.resume_reading()
 
     def _tell_established(self) -> None:
         if self.owner is not None:
@@ -494,22 +399,6 @@ class Channel(asyncio.BufferedProtocol):
         self._pending.clear()
         self._pending_bytes = 0
         self.close(reason)
-
-    def _linger(self) -> None:
-        """Wait for the peer's FIN as long as it takes our bytes; cut a peer that stands still."""
-        transport = self._transport
-        if transport is None:
-            return
-        left = transport.get_write_buffer_size()
-        if left == self._linger_left or self._loop.time() > self._linger_until:
-            if left:
-                self._reason = self._reason or "the peer stopped reading"
-                transport.abort()
-            else:
-                transport.close()
-            return
-        self._linger_left = left
-        self._linger_timer = self._loop.call_later(LINGER_TIMEOUT, self._linger)
 
 
 async def adopt_channel(channel: Channel, sock: socket.socket) -> None:

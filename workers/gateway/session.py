@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from cryptography import x509
 
-from workers.gateway.channel import Channel, after_read
+from workers.gateway.after_read import after_read
+from workers.gateway.channel import Channel
 from workers.gateway.tls_engine import TLSContext
 from workers.xmpp.events import (
     Acknowledged,
