@@ -1,13 +1,17 @@
-"""Real parts for the control plane's tests: a redis-server on a unix socket, a configuration."""
+"""Real parts for the control plane's tests: a configuration, a redis-server, coordinators."""
 
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from coordinator.config import Admin, Config, Gateway, Local, WebSocket
 from coordinator.embedded import EmbeddedRedis
+from coordinator.processes import read_name
+from tests.coordinator.supervisor_scene import Coordinator, Start
 
 
 @pytest.fixture
@@ -33,3 +37,22 @@ async def redis(tmp_path: Path) -> AsyncIterator[EmbeddedRedis]:
     await server.start()
     yield server
     await server.stop()
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts coordinators in tmp_path; whatever of them is left at the end is killed."""
+    started: list[Coordinator] = []
+
+    async def starter(**options: Any) -> Coordinator:
+        started.append(await Coordinator.start(tmp_path, **options))
+        return started[-1]
+
+    yield starter
+    for coordinator in started:
+        await coordinator.die()
+    for path in (tmp_path / "run").glob("*.json"):
+        if left := read_name(path):
+            left.send(signal.SIGKILL)
+    for coordinator in started:
+        await coordinator.ends()

@@ -15,7 +15,7 @@ from coordinator.placement import heir_for
 from coordinator.routes import DomainPair, WorkerInfo
 from coordinator.store import Store, StoreUnavailable, redis_url
 from coordinator.sweeps import ABSENT_SWEEPS, Sweeper, process_lives
-from tests.coordinator.test_supervisor import Coordinator
+from tests.coordinator.supervisor_scene import Coordinator
 
 DEAD, LIVE, OTHER, FAR = "gw1/w1.a", "gw1/w2.a", "gw1/w3.a", "gw2/w1.a"
 PAIRS = [DomainPair("a.example", f"d{number}.example") for number in range(12)]
