@@ -5,7 +5,7 @@ import asyncio
 from websockets.frames import Opcode
 
 from coordinator.config import Limits
-from tests.workers.gateway.test_websocket import by_hand, client_frame, close_code_in
+from tests.workers.gateway.websocket_scene import by_hand, client_frame, close_code_in
 from tests.workers.gateway.wire_bench import on_both_loops
 from workers.gateway.allowance import Allowance, Allowances
 from workers.gateway.websocket import MAX_FRAMES
