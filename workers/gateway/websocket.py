@@ -1,49 +1,29 @@
 """A WebSocket on a channel after the opening handshake: messages, ping, close (RFC 6455).
 
-Whole text frames, Pings and Pongs are cut and written by hand; every other frame goes through
-`websockets`' sans-I/O protocol, which is the judge of what is legal. How they open:
-`websocket_handshake.py`.
+How they open: `websocket_handshake.py`; how they read: `frame_reader.py`.
 """
 
 import asyncio
-import logging
 from typing import Protocol
 
 from cryptography import x509
 from websockets.datastructures import Headers
-from websockets.frames import Frame, Opcode
-from websockets.protocol import CLIENT, SERVER, State
 from websockets.protocol import Protocol as SansIOProtocol
-from websockets.speedups import apply_mask
+from websockets.protocol import State
 
 from workers.gateway.allowance import Allowance
 from workers.gateway.channel import Channel
+from workers.gateway.frame_reader import UNTOUCHED, FrameReader
 from workers.gateway.frames import (
     PING_FIN,
     PONG_FIN,
-    TEXT_FIN,
     control_frame,
-    frame_size,
     text_frames,
-    with_empty_mask,
 )
-
-# The library says at level info that a connection opened; sessions say it better.
-LIBRARY_LOG = logging.getLogger(f"{__name__}.library")
-LIBRARY_LOG.setLevel(logging.WARNING)
 
 # RFC 6455 leaves it open; xmpp-proxy never answers Close, so this is what its sessions take to end.
 CLOSE_TIMEOUT = 2.0
 SUBPROTOCOL = "xmpp"
-# Frames of less than 126 bytes that are cut in one turn of the loop: half a millisecond. One that
-# goes through the library costs as much as some. Of others a read has no more than it may have.
-MAX_FRAMES = 64
-_UNCOMMON_COST = 4
-# Of the frames that a peer sends as a rule, by whether we are the one who masks.
-_BEGINNINGS = {True: bytes((TEXT_FIN, 126)), False: bytes((TEXT_FIN, 0x80 | 126))}
-# Stands for the protocol of all WebSockets that are open and had no use for one yet: that of the
-# handshake takes 2 KiB, a fresh one 1.2. Nothing is ever done to it.
-_UNTOUCHED = SansIOProtocol(SERVER)
 
 
 class WebSocketOwner(Protocol):
@@ -70,31 +50,19 @@ class WebSocketOwner(Protocol):
         """
 
 
-class WebSocket:
+class WebSocket(FrameReader):
     """One WebSocket connection, either role. Owner of its channel."""
 
     # With more than 30 attributes an instance's dictionary takes 1.6 KiB.
     __slots__ = (
-        "_allow_unmasked",
         "_began_at",
-        "_buffer",
         "_close_timer",
-        "_deaf",
-        "_expected_beginning",
-        "_expected_mask",
         "_head",
         "_held_pong",
         "_loop",
-        "_masks",
-        "_max_message",
-        "_message",
-        "_needed",
         "_open",
         "_paused",
-        "_protocol",
-        "_through",
         "_told_closed",
-        "_uncommon",
         "channel",
         "message_timeout",
         "meter",
@@ -102,36 +70,21 @@ class WebSocket:
     )
 
     def __init__(self, protocol: SansIOProtocol, *, allow_unmasked: bool = False) -> None:
+        super().__init__(protocol, allow_unmasked=allow_unmasked)
         self.owner: WebSocketOwner | None = None
         self.channel = Channel(self)
         self._loop = asyncio.get_running_loop()
-        self._protocol = protocol
-        self._allow_unmasked = allow_unmasked
-        self._masks = protocol.side is not SERVER
-        self._expected_mask = 0 if self._masks else 0x80
-        self._expected_beginning = _BEGINNINGS[self._masks]
-        self._max_message = protocol.max_message_size or 2**20
         # Of the HTTP message that opens, as far as it has come; None when it is complete.
         self._head: bytearray | None = None
-        # Bytes of an incomplete frame; `_needed` is how many it takes to go on.
-        self._buffer = bytearray()
-        self._needed = 0
-        # Bytes still to come of a frame that the protocol is reading.
-        self._through = 0
-        # A fragmented message as far as it has come.
-        self._message: bytearray | None = None
         self._open = False
-        # No frame is looked at any more: the peer's Close has come, or we have failed it.
-        self._deaf = False
         self._told_closed = False
         self._paused = False
         self.meter: Allowance | None = None
         """Counts what is read, in bytes and frames of any kind, once the peer is known."""
         self.message_timeout = float("inf")
         """Seconds after which a message that began must be complete."""
-        # Since when a message has been incomplete; frames of this read that are no message.
+        # Since when a message has been incomplete.
         self._began_at = 0.0
-        self._uncommon = 0
         self._held_pong = b""
         self._close_timer: asyncio.TimerHandle | None = None
 
@@ -154,12 +107,6 @@ class WebSocket:
     def peer_chain(self) -> list[x509.Certificate]:
         """The peer's certificates, unverified, leaf first; may be empty."""
         return self.channel.peer_chain()
-
-    def limit_messages(self, max_message: int) -> None:
-        """From the next frame on: larger messages, in bytes, end the connection with 1009."""
-        self._max_message = max_message
-        if self._protocol is not _UNTOUCHED:
-            self._protocol.max_message_size = max_message
 
     def send_messages(self, messages: list[bytes]) -> bool:
         """Send each as one unfragmented text message; false, and nothing sent, when not open.
@@ -202,13 +149,7 @@ class WebSocket:
         """The handshake is done, and what knows of it needed no more."""
         self._open = True
         self._protocol.parser.close()  # whose frame holds the protocol: they are freed at once
-        self._protocol = _UNTOUCHED
-
-    def _own_protocol(self) -> SansIOProtocol:
-        if self._protocol is _UNTOUCHED:
-            side = CLIENT if self._masks else SERVER
-            self._protocol = SansIOProtocol(side, max_size=self._max_message, logger=LIBRARY_LOG)
-        return self._protocol
+        self._protocol = UNTOUCHED
 
     # What the channel calls.
 
@@ -238,6 +179,9 @@ class WebSocket:
     def _take_head(self, data: bytes) -> None:
         """The roles' own: how a WebSocket opens."""
         raise NotImplementedError
+
+    def _put_off(self) -> None:
+        self.channel.pass_turn(self._go_on)
 
     def _go_on(self) -> None:
         """Our next turn: cut what was left."""
@@ -314,7 +258,7 @@ class WebSocket:
     def closed(self, reason: str | None) -> None:
         if self._close_timer is not None:
             self._close_timer.cancel()
-        if self._protocol is not _UNTOUCHED:
+        if self._protocol is not UNTOUCHED:
             self._protocol.receive_eof()
             self._protocol.data_to_send()
             # It would keep itself alive by its generator, and by what that has raised.
@@ -326,152 +270,6 @@ class WebSocket:
         self._buffer.clear()
         self._message = None
         self.owner = None
-
-    # Frames.
-
-    def _cut(self, data: bytes) -> list[bytes]:
-        """Cut a read into messages. Common case first: whole text frames, no fragment open."""
-        messages: list[bytes] = []
-        position, end, small = 0, len(data), 0
-        while position < end and not self._deaf:
-            if self._through:
-                position = self._pass_through(data, position, messages)
-                continue
-            if self._protocol.current_size is None:
-                position = self._cut_whole(data, position, messages)
-                if position == end:
-                    break
-            header, length = frame_size(data, position)
-            if not header:
-                self._keep(data, position, 0)
-                break
-            start = position + header
-            stop = start + length
-            is_common = self._is_common(data, position, length)
-            if is_common and stop > end:
-                self._keep(data, position, header + length)
-                break
-            # Stanzas do not count: the `<r/>` behind 64 of them would have a turn of its own.
-            if small + _UNCOMMON_COST * self._uncommon >= MAX_FRAMES:
-                self._keep(data, position, 0)
-                self.channel.pass_turn(self._go_on)
-                break
-            if not is_common:
-                if stop <= end and self._take_control(data[position:stop], header, messages):
-                    position = stop
-                else:
-                    position = self._begin_through(data, position, header, length, messages)
-                continue
-            payload = data[start:stop]
-            is_masked = data[position + 1] & 0x80
-            messages.append(apply_mask(payload, data[start - 4 : start]) if is_masked else payload)
-            small += 1
-            position = stop
-        return messages
-
-    def _is_common(self, data: bytes, position: int, length: int) -> bool:
-        """A whole text frame, masked as it must be, not too large, and no fragment is open."""
-        return (
-            data[position] == TEXT_FIN
-            and (data[position + 1] & 0x80 == self._expected_mask or self._allow_unmasked)
-            and length <= self._max_message
-            and self._protocol.current_size is None
-        )
-
-    def _cut_whole(self, data: bytes, position: int, messages: list[bytes]) -> int:
-        """Cut the run of common frames of 126 to 65535 bytes that starts here; where it ends.
-
-        Nearly every stanza is one of these: 0.5 µs a frame instead of 0.8.
-        """
-        beginning = self._expected_beginning
-        masked = self._expected_mask
-        largest, last = self._max_message, len(data) - 4
-        append = messages.append
-        while position < last and data[position : position + 2] == beginning:
-            start = position + 4
-            length = data[position + 2] << 8 | data[position + 3]
-            if length > largest:
-                break
-            if masked:
-                start += 4
-            stop = start + length
-            if stop > last + 4:
-                break
-            payload = data[start:stop]
-            append(apply_mask(payload, data[start - 4 : start]) if masked else payload)
-            position = stop
-        return position
-
-    def _keep(self, data: bytes, position: int, needed: int) -> None:
-        """Keep an incomplete frame until `needed` bytes are there; 0: until there is more."""
-        self._buffer += memoryview(data)[position:]
-        self._needed = needed or len(self._buffer) + 1
-
-    def _take_control(self, frame: bytes, header: int, messages: list[bytes]) -> bool:
-        """Take a whole Ping or Pong in 2 µs instead of 12; False if it is none, or not legal."""
-        kind, second = frame[0], frame[1]
-        if (
-            (kind != PING_FIN and kind != PONG_FIN)
-            or second & 0x7F > 125
-            or second & 0x80 != self._expected_mask
-            or self._protocol is not _UNTOUCHED
-        ):
-            return False
-        self._uncommon += 1
-        payload = frame[header:]
-        if self._expected_mask:
-            payload = apply_mask(payload, frame[header - 4 : header])
-        if kind == PONG_FIN:
-            self._on_pong(payload, messages)
-        else:
-            self._write_pong(control_frame(PONG_FIN, payload, mask=self._masks))
-        return True
-
-    def _begin_through(
-        self, data: bytes, position: int, header: int, length: int, messages: list[bytes]
-    ) -> int:
-        """Hand the header of an uncommon frame to the protocol; its payload follows as it comes."""
-        self._uncommon += 1
-        frame_header = data[position : position + header]
-        if self._allow_unmasked and not frame_header[1] & 0x80:
-            frame_header = with_empty_mask(frame_header)
-        if frame_header[0] & 0x0F == Opcode.CLOSE:
-            # RFC 6455 §5.4 lets it come between fragments; the library would call that an error.
-            self._own_protocol().current_size = None
-        self._through = length
-        self._feed(frame_header, messages)
-        return position + header
-
-    def _pass_through(self, data: bytes, position: int, messages: list[bytes]) -> int:
-        piece = data[position : position + self._through]
-        if piece:
-            self._through -= len(piece)
-            self._feed(piece, messages)
-        return position + len(piece)
-
-    def _feed(self, data: bytes, messages: list[bytes]) -> None:
-        protocol = self._own_protocol()
-        protocol.receive_data(data)
-        for frame in protocol.events_received():
-            if isinstance(frame, Frame):
-                self._on_frame(frame, messages)
-        if protocol.close_rcvd is not None or protocol.parser_exc is not None:
-            self._deaf = True
-        self._write_protocol()
-
-    def _on_frame(self, frame: Frame, messages: list[bytes]) -> None:
-        opcode = frame.opcode
-        if opcode is Opcode.TEXT or opcode is Opcode.CONT:
-            message = self._message = self._message or bytearray()
-            message += frame.data
-            if frame.fin:
-                messages.append(bytes(message))
-                self._message = None
-        elif opcode is Opcode.PONG:
-            self._on_pong(bytes(frame.data), messages)
-        elif opcode is Opcode.BINARY:
-            self._protocol.fail(1003, "only text messages are spoken here")
-            self._deaf = True
 
     def _on_pong(self, payload: bytes, messages: list[bytes]) -> None:
         owner = self.owner

@@ -18,9 +18,10 @@ from workers.gateway import upgrade
 from workers.gateway.admission import Entry
 from workers.gateway.channel import UNREAD
 from workers.gateway.forwarded import ForwardedRefused, TrustedProxies
+from workers.gateway.frame_reader import LIBRARY_LOG
 from workers.gateway.proxy_protocol import Introduction
 from workers.gateway.turns import Turns
-from workers.gateway.websocket import LIBRARY_LOG, SUBPROTOCOL, WebSocketOwner
+from workers.gateway.websocket import SUBPROTOCOL, WebSocketOwner
 from workers.gateway.websocket_handshake import OpeningWebSocket
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from workers.gateway.channel import Channel
-from workers.gateway.websocket import LIBRARY_LOG, SUBPROTOCOL, WebSocket, WebSocketOwner
+from workers.gateway.frame_reader import LIBRARY_LOG
+from workers.gateway.websocket import SUBPROTOCOL, WebSocket, WebSocketOwner
 from workers.gateway.websocket_handshake import MAX_HEAD, OpeningWebSocket
 
 

@@ -18,8 +18,8 @@ from tests.workers.gateway.websocket_scene import (
     client_frame,
 )
 from tests.workers.gateway.wire_bench import on_both_loops
+from workers.gateway.frame_reader import MAX_FRAMES
 from workers.gateway.frames import text_frames
-from workers.gateway.websocket import MAX_FRAMES
 
 
 @BOTH_ROLES

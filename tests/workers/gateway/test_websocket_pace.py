@@ -8,7 +8,7 @@ from coordinator.config import Limits
 from tests.workers.gateway.websocket_scene import by_hand, client_frame, close_code_in
 from tests.workers.gateway.wire_bench import on_both_loops
 from workers.gateway.allowance import Allowance, Allowances
-from workers.gateway.websocket import MAX_FRAMES
+from workers.gateway.frame_reader import MAX_FRAMES
 
 MESSAGE = b"<message>" + b"x" * 3000 + b"</message>"
 
