@@ -11,80 +11,57 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from coordinator.accounts import ACK_SM, ACK_STREAM_CLOSE, ACK_WEBSOCKET_PING, ACK_XMPP_PING
 from coordinator.config import Limits
 from coordinator.routes import DomainPair
-from workers.gateway.asking import Asking
-from workers.gateway.batch import Batch
 from workers.gateway.bell import Bell
 from workers.gateway.failure import HopFailed
-from workers.gateway.isolation import Isolation
-from workers.gateway.outbox import Outbox
-from workers.gateway.pace import Pace, Pausable, QueueLimit
+from workers.gateway.pace import QueueLimit
 from workers.gateway.patience import Patience
 from workers.gateway.recovery import Recovery
 from workers.gateway.replies import Failed
+from workers.gateway.sending import OnFailed, Sending
 from workers.gateway.session import Session
 from workers.gateway.websocket_session import WebSocketSession
 from workers.xmpp.errors import StanzaCondition
 from workers.xmpp.events import Acknowledged, Event, StreamClosed
 from workers.xmpp.management import Suspended
-from workers.xmpp.stanza import Stanza, bytes_of, with_delay
-from workers.xmpp.stream import State
 
 log = logging.getLogger(__name__)
 
 # A hop that answers acknowledgement requests without progress is asked again this often.
 ASK_INTERVAL = 5.0
-# Bytes that are sent in one turn of the loop, at most, and one batch.
-PIECE = 131072
-# Stanzas sent and not acknowledged before the sources are held back.
-MAX_UNACKNOWLEDGED = 20_000
 Connect = Callable[["Hop"], Awaitable[Session]]
 """Opens and authenticates a session for the hop, to go on with what is `suspended` if it can.
 
 Raises `HopFailed`.
 """
 
-OnFailed = Callable[[list[Failed], StanzaCondition, str], None]
 
-
-class Hop:
+class Hop(Sending):
     """Towards `target` in the name of `sender`. Made by the router; ends by itself when unused."""
 
     # With more than 30 attributes an instance's dictionary takes 1.6 KiB.
     __slots__ = (
-        "_asking",
         "_began",
-        "_blocked",
         "_close_session",
         "_closed",
         "_closes_when_idle",
         "_closing",
         "_connect",
-        "_isolation",
         "_limits",
-        "_loop",
         "_made_at",
         "_on_ended",
-        "_on_failed",
         "_opened",
-        "_pace",
         "_patient",
-        "_queue_limit",
         "_recovery",
         "_task",
-        "_timer",
         "_used_at",
-        "_wake",
         "failure",
-        "outbox",
         "pair",
         "sender",
-        "session",
         "target",
         "users",
     )
@@ -106,10 +83,15 @@ class Hop:
         queue_limit: QueueLimit | None = None,
     ) -> None:
         """`close_session` ends one in order; `closes_when_idle`: or is that up to the peer?"""
+        super().__init__(
+            DomainPair(target, sender),
+            tag=barrier_tag,
+            limit=queue_limit or QueueLimit(limits.queue_bytes),
+            on_failed=on_failed,
+        )
         self.pair = pair
         self.sender = sender
         self.target = target
-        self.session: Session | None = None
         self.failure: HopFailed | None = None
         """Why the hop gave up, known when it has ended; None if it was not needed any more."""
         self.users = 0
@@ -118,25 +100,15 @@ class Hop:
         self._close_session = close_session
         self._closes_when_idle = closes_when_idle
         self._limits = limits
-        self._queue_limit = queue_limit or QueueLimit(limits.queue_bytes)
-        self.outbox = Outbox(self._queue_limit.busy)
-        self._on_failed = on_failed
         self._on_ended = on_ended
         self._patient = patient
-        self._loop = asyncio.get_running_loop()
         self._made_at = time.time()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._opened.add_done_callback(_retrieve)
         self._closed = Bell()
-        self._wake = Bell()
-        self._blocked = False
-        self._asking = Asking(self.outbox, DomainPair(target, sender), barrier_tag)
-        self._isolation = Isolation(self.outbox)
         self._recovery = Recovery(self.outbox)
         self._closing = False
         self._began = self._used_at = self._loop.time()
-        self._pace = Pace()
-        self._timer: asyncio.TimerHandle | None = None
         self._task = asyncio.create_task(self._run())
 
     # What the router and sources call.
@@ -144,60 +116,6 @@ class Hop:
     async def wait_open(self) -> None:
         """Return when the first session is authenticated. Raises `HopFailed`."""
         await asyncio.shield(self._opened)
-
-    def send(self, batch: Batch, source: Pausable | None = None) -> None:
-        """Queue a batch and send it at once if the session is up and the peer reads."""
-        session, outbox = self.session, self.outbox
-        if session is None or not self._send_past_queue(session, batch):
-            outbox.push(batch)
-            if batch.held:
-                batch.on_released = self._send_waiting
-            self._send_waiting()
-        if self._timer is None:
-            self._schedule()
-        if source is not None and self._is_full():
-            self._pace.hold(source)
-
-    def send_old(self, batch: Batch) -> None:
-        """Send what a former owner of the pair has left, before what waits here already."""
-        self.outbox.push_old(batch)
-        self._send_waiting()
-        self._schedule()
-
-    def _send_past_queue(self, session: Session, batch: Batch) -> bool:
-        """Send a batch if nothing waits and nothing is special; False, and nothing done, if not.
-
-        As `_flush` would, which costs 1 µs a batch more.
-        """
-        outbox, stream = self.outbox, session.stream
-        if (
-            self._blocked
-            or batch.held
-            or batch.uncertain
-            or outbox.waiting_bytes
-            or stream.state is not State.ESTABLISHED
-            or self._isolation.is_careful
-        ):
-            return False
-        size = bytes_of(batch.stanzas)
-        if size > PIECE or 0 < stream.peer_max_bytes < size:
-            return False
-        if not outbox.unacknowledged:
-            self._asking.note_progress()
-        outbox.push_sent(batch, size)
-        self._asking.send(session, batch.stanzas, size)
-        self._asking.ask(session)
-        session.write()
-        if self._pace.held:
-            self._relieve_sources()
-        return True
-
-    def _send_waiting(self) -> None:
-        session = self.session
-        if session is None:
-            self._wake.ring()
-        elif not self._blocked:
-            self._flush(session)
 
     @property
     def suspended(self) -> Suspended | None:
@@ -408,50 +326,6 @@ class Hop:
 
     # Sending.
 
-    def _flush(self, session: Session) -> None:
-        outbox, stream = self.outbox, session.stream
-        if not outbox.has_ready or stream.state is not State.ESTABLISHED:
-            return
-        limit = stream.peer_max_bytes
-        if limit and outbox.waiting_bytes > limit:
-            self._refuse_oversized(limit)
-        is_careful = self._isolation.is_careful
-        if not outbox.unacknowledged:
-            self._asking.note_progress()
-        elif is_careful:
-            return
-        if is_careful:
-            stream.send_stanzas(outbox.take_one(self._mark_late))
-        else:
-            size = outbox.waiting_bytes
-            taken = outbox.take(self._mark_late, PIECE)
-            self._asking.send(session, taken, size - outbox.waiting_bytes)
-            if outbox.waiting_bytes and outbox.has_ready:
-                # A peer that does not read stops us in time, and others have their turns between.
-                self._loop.call_soon(self._go_on, session)
-        self._asking.ask(session)
-        session.write()
-        self._relieve_sources()
-
-    def _go_on(self, session: Session) -> None:
-        if session is self.session and not self._blocked:
-            self._flush(session)
-
-    def _mark_late(self, batch: Batch) -> list[Stanza]:
-        """A stanza that may arrive twice says so (XEP-0203)."""
-        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return [with_delay(stanza, stamp, stanza.sender_domain) for stanza in batch.stanzas]
-
-    def _refuse_oversized(self, limit: int) -> None:
-        """XEP-0478 §4: what the peer would not take is bounced, not sent."""
-        failed = self.outbox.remove_larger(limit)
-        if failed:
-            self._on_failed(
-                failed,
-                StanzaCondition.POLICY_VIOLATION,
-                f"Stanza exceeds remote limit of {limit} bytes",
-            )
-
     def _after_acknowledgement(self) -> None:
         session = self.session
         if session is None:
@@ -501,17 +375,6 @@ class Hop:
         is_old = self._loop.time() - self._used_at > self._limits.idle_timeout
         return is_old and self._closes_when_idle()
 
-    def _relieve_sources(self) -> None:
-        if self._pace.held and not self._is_full():
-            self._pace.release()
-
-    def _is_full(self) -> bool:
-        outbox = self.outbox
-        return (
-            outbox.waiting_bytes + outbox.unacknowledged_bytes > self._queue_limit.bytes
-            or outbox.unacknowledged > MAX_UNACKNOWLEDGED
-        )
-
     # What the session calls.
 
     def on_event(self, session: Session, event: Event) -> None:
@@ -525,14 +388,6 @@ class Hop:
         elif isinstance(event, StreamClosed) and event.answered and not session.stream.sent.enabled:
             # RFC 6120 §4.4: the peer's closing tag after ours means that it processed everything.
             self.outbox.acknowledge_all(ACK_STREAM_CLOSE)
-
-    def on_write_paused(self, session: Session) -> None:
-        self._blocked = True
-
-    def on_write_resumed(self, session: Session) -> None:
-        self._blocked = False
-        self._flush(session)
-        self._relieve_sources()
 
     def on_pong(self, session: Session, payload: bytes) -> None:
         if self.outbox.pass_barrier(payload.decode("ascii", "replace"), ACK_WEBSOCKET_PING):

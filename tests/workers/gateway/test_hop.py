@@ -22,7 +22,7 @@ from tests.workers.gateway.session_bench import (
     request,
     until,
 )
-from workers.gateway import asking, patience
+from workers.gateway import asking, patience, sending
 from workers.gateway import hop as hop_module
 from workers.gateway import session as session_module
 from workers.gateway.asking import BARRIER
@@ -190,7 +190,7 @@ async def test_what_is_too_large_for_the_peer_is_bounced_even_if_it_came_before_
 async def test_a_full_hop_pauses_its_source_and_resumes_it_when_there_is_room(
     scene: HopScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hop_module, "MAX_UNACKNOWLEDGED", 2)
+    monkeypatch.setattr(sending, "MAX_UNACKNOWLEDGED", 2)
     await scene.far.serve_tcp()
     hop = scene.start_hop()
     await hop.wait_open()
@@ -399,7 +399,7 @@ async def test_a_long_queue_is_sent_in_pieces_and_not_beyond_what_the_peer_reads
         scene.send(message(str(number), body="x" * 100_000))
     hop.on_write_resumed(session)
     await until(lambda: hop._blocked)
-    assert session.channel.buffered < HIGH_WATER + 4 * hop_module.PIECE
+    assert session.channel.buffered < HIGH_WATER + 4 * sending.PIECE
     assert hop.outbox.has_waiting
     scene.far.sessions[0].resume_reading()
     await until(lambda: scene.handled == 200)

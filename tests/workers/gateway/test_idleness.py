@@ -66,12 +66,12 @@ async def test_an_idle_session_shrinks_and_takes_up_again() -> None:
     assert isinstance(parser, StreamParser)
     for _ in range(ROUND + 1):
         idleness.each_second()
-    assert not hasattr(parser, "_parser")
+    assert not hasattr(parser._body, "_parser")
     for id in ("one", "two"):
         session.stream.send_stanzas([message(id, sender=LOCAL)])
         session.stream.request_ack()
         session.write()
         await until(lambda: not session.stream.sent.outstanding)
         idleness.each_second()
-        assert hasattr(parser, "_parser")
+        assert hasattr(parser._body, "_parser")
     await far.close()
