@@ -11,6 +11,7 @@ import pytest
 from coordinator.config import Admin, Config, Gateway, Local, WebSocket
 from coordinator.embedded import EmbeddedRedis
 from coordinator.processes import read_name
+from coordinator.store import Store, redis_url
 from tests.coordinator.supervisor_scene import Coordinator, Start
 
 
@@ -37,6 +38,15 @@ async def redis(tmp_path: Path) -> AsyncIterator[EmbeddedRedis]:
     await server.start()
     yield server
     await server.stop()
+
+
+@pytest.fixture
+async def store(config: Config, redis: EmbeddedRedis) -> AsyncIterator[Store]:
+    """Connected to `redis`."""
+    opened = Store(redis_url(config))
+    await opened.connect()
+    yield opened
+    await opened.close()
 
 
 @pytest.fixture

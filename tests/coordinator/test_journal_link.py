@@ -4,11 +4,10 @@ from collections.abc import AsyncIterator
 import hiredis
 import pytest
 
-from coordinator.config import Config
 from coordinator.embedded import EmbeddedRedis
 from coordinator.journal import Append
 from coordinator.journal_link import JournalLink
-from coordinator.store import Store, StoreUnavailable, redis_url
+from coordinator.store import Store, StoreUnavailable
 
 ONE = "gw1/w1.a"
 KEY = "fedgate:journal:{gw1/w1.a}"
@@ -39,14 +38,6 @@ class Told:
 @pytest.fixture
 def told() -> Told:
     return Told()
-
-
-@pytest.fixture
-async def store(config: Config, redis: EmbeddedRedis) -> AsyncIterator[Store]:
-    opened = Store(redis_url(config))
-    await opened.connect()
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

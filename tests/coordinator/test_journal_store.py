@@ -1,9 +1,6 @@
-from collections.abc import AsyncIterator
-
 import pytest
 
 from coordinator.config import Config
-from coordinator.embedded import EmbeddedRedis
 from coordinator.journal import Dealt, encode_entry
 from coordinator.journal_store import (
     LARGE_PAGE_ENTRIES,
@@ -21,14 +18,6 @@ JOURNAL, SEAL, SEALED, INBOX = (
     f"fedgate:{name}:{{{ONE}}}" for name in ("journal", "seal", "sealed", "inbox")
 )
 RECORDS = [Dealt("out", PAIR, b"1"), Dealt("in", PAIR, b"2")]
-
-
-@pytest.fixture
-async def store(config: Config, redis: EmbeddedRedis) -> AsyncIterator[Store]:
-    opened = Store(redis_url(config))
-    await opened.connect()
-    yield opened
-    await opened.close()
 
 
 async def write(store: Store, number: int, records: list[Dealt] = RECORDS) -> None:

@@ -29,14 +29,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_client, "PAUSE", 0.0)
 
 
-@pytest.fixture
-async def store(config: Config, redis: EmbeddedRedis) -> AsyncIterator[Store]:
-    opened = Store(redis_url(config))
-    await opened.connect()
-    yield opened
-    await opened.close()
-
-
 @contextlib.asynccontextmanager
 async def writer_of(
     store: Store, config: JournalConfig | None = None

@@ -1,27 +1,16 @@
 """What dead workers leave of their sessions, in a real Redis."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from coordinator import lost_sessions
-from coordinator.config import Config
-from coordinator.embedded import EmbeddedRedis
 from coordinator.lost_sessions import LostSession, LostSessions
 from coordinator.routes import DomainPair
-from coordinator.store import Store, StoreUnavailable, redis_url
+from coordinator.store import Store, StoreUnavailable
 
 SESSION = LostSession("a.example", "b.example", 7, 60, True)
-
-
-@pytest.fixture
-async def store(config: Config, redis: EmbeddedRedis) -> AsyncIterator[Store]:
-    opened = Store(redis_url(config))
-    await opened.connect()
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

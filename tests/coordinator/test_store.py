@@ -1,5 +1,4 @@
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,6 @@ from coordinator.store import Store, StoreUnavailable, redis_url
 
 PAIR = DomainPair("a.example", "b.example")
 ONE, TWO = "gw1/w1.a", "gw1/w2.a"
-
-
-@pytest.fixture
-async def store(config: Config, redis: EmbeddedRedis) -> AsyncIterator[Store]:
-    opened = Store(redis_url(config))
-    await opened.connect()
-    yield opened
-    await opened.close()
 
 
 async def alive(store: Store, *workers: str) -> None:

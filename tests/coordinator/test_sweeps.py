@@ -22,14 +22,6 @@ PAIRS = [DomainPair("a.example", f"d{number}.example") for number in range(12)]
 
 
 @pytest.fixture
-async def store(config: Config, redis: EmbeddedRedis) -> AsyncIterator[Store]:
-    opened = Store(redis_url(config))
-    await opened.connect()
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
 def sweeper(store: Store) -> Sweeper:
     """The sweeper of gw1, all of whose silent workers are dead."""
     return Sweeper(store, "gw1", lambda worker: False)
