@@ -10,8 +10,10 @@ import pytest
 
 from coordinator.config import Admin, Config, Gateway, Local, WebSocket
 from coordinator.embedded import EmbeddedRedis
+from coordinator.journal_writer import JournalWriter
 from coordinator.processes import read_name
 from coordinator.store import Store, redis_url
+from tests.coordinator.journal_writer_scene import Told, writer_of
 from tests.coordinator.supervisor_scene import Coordinator, Start
 
 
@@ -47,6 +49,19 @@ async def store(config: Config, redis: EmbeddedRedis) -> AsyncIterator[Store]:
     await opened.connect()
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+async def writer(store: Store) -> AsyncIterator[JournalWriter]:
+    """Keeps the journal of a worker in `store`."""
+    async with writer_of(store) as opened:
+        yield opened
+
+
+@pytest.fixture
+def told() -> Told:
+    """What the records were told that `writer` keeps."""
+    return Told()
 
 
 @pytest.fixture
