@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from loadtest.stage.peers import XmppProxyPeer
 from loadtest.stage.stage import Stage
 from loadtest.stage.users import User
+from tests.integration import resources_scene
 from tests.integration.identity_scene import KEYS, IdentityScene, PlayedPeer
 from tests.integration.rude_peer import RudePeer
 from tests.integration.spec_scene import Scene
@@ -103,6 +105,30 @@ async def keys(scene: IdentityScene) -> AsyncIterator[PlayedPeer]:
     await peer.start()
     yield peer
     await peer.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def victim(stage: Stage) -> AsyncIterator[resources_scene.Victim]:
+    """A gateway of the stage that has little of everything."""
+    gateway = stage.capulet_gateway
+    before = dict(gateway.options["limits"])
+    gateway.configure("gateway", workers=1)
+    gateway.configure("limits", **resources_scene.LIMITS)
+    await gateway.restart()
+    victim = resources_scene.Victim(stage)
+    await victim.find_worker()
+    yield victim
+    gateway.configure("gateway", workers=2, max_worker_rss=None)
+    gateway.options["limits"] = before
+    await gateway.restart()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def guest(victim: resources_scene.Victim) -> AsyncIterator[XmppProxyPeer]:
+    """A remote domain whose certificate is good."""
+    made = resources_scene.peer(XmppProxyPeer, victim, resources_scene.GUEST)
+    yield made
+    await made.stop()
 
 
 @pytest_asyncio.fixture(loop_scope="session", autouse=True)
