@@ -2,18 +2,20 @@
 
 One run prints every row, so rows compare; between runs the same code varies by half and more.
 A row is CPU time per stanza of about 300 bytes, in µs: least, median and most of the repeats.
-A batch is what one read brings. The whole paths are put together in `micro_path.py`; their
-last column is the median over the sum of the medians of their bare parts. Below it, the tables of
-`micro_journal.py`.
+Everything is measured once, then again: a bad moment of the machine meets one repeat of many rows
+instead of all of one. A batch is what one read brings. The whole paths are put together in
+`micro_path.py`; their last column is the median of what they are, in the same repeat, to the sum of
+their parts. Below it, the tables of `micro_journal.py`.
 """
 
 import argparse
 import asyncio
 import json
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -43,11 +45,19 @@ class Row:
 
     name: str
     batch: int
-    least: float
-    median: float
-    most: float
-    over_parts: float | None = None
-    """Whole paths: the median over the sum of its bare parts' medians."""
+    samples: list[float] = field(default_factory=list)
+    """One per repeat."""
+    over_parts: list[float] = field(default_factory=list)
+    """Whole paths: to the sum of their parts in the same repeat."""
+
+    def as_json(self) -> dict[str, Any]:
+        samples = self.samples
+        derived = {
+            "least": min(samples),
+            "median": statistics.median(samples),
+            "most": max(samples),
+        }
+        return asdict(self) | derived
 
 
 def _bare_parse(batch: list[bytes]) -> Callable[[], object]:
@@ -170,41 +180,45 @@ PATHS = {
 }
 
 
-def measure(run: Callable[[], object], batch: int, *, count: int, repeats: int) -> list[float]:
-    """CPU microseconds per stanza of each repeat, `count` stanzas long."""
+def measure(run: Callable[[], object], batch: int, *, count: int) -> float:
+    """CPU microseconds per stanza, `count` stanzas long."""
     rounds = max(1, count // batch)
-    samples = []
-    for _ in range(repeats):
-        before = time.process_time_ns()
-        for _ in range(rounds):
-            run()
-        samples.append((time.process_time_ns() - before) / 1000 / (rounds * batch))
-    return samples
+    before = time.process_time_ns()
+    for _ in range(rounds):
+        run()
+    return (time.process_time_ns() - before) / 1000 / (rounds * batch)
 
 
-def rows(*, count: int, repeats: int) -> Iterator[Row]:
-    """Measure every subject and every path at every batch size."""
-    medians: dict[tuple[str, int], float] = {}
-    for name, prepare in SUBJECTS.items():
-        for batch in BATCHES:
-            run = prepare(stanzas(batch))
-            run()
-            samples = measure(run, batch, count=count, repeats=repeats)
-            medians[name, batch] = statistics.median(samples)
-            yield Row(name, batch, min(samples), medians[name, batch], max(samples))
-    for name, path in PATHS.items():
-        for batch in BATCHES:
-            samples = measure_path(
-                stanzas(batch), inbound=path.inbound, tls=path.tls, count=count, repeats=repeats
-            )
-            median = statistics.median(samples)
-            ratio = median / sum(medians[part, batch] for part in path.parts)
-            yield Row(name, batch, min(samples), median, max(samples), ratio)
+def rows(*, count: int, repeats: int, say: Callable[[str], None] = lambda text: None) -> list[Row]:
+    """Measure every subject and every path at every batch size; `say` tells how far it is."""
+    found = {(name, batch): Row(name, batch) for name in (*SUBJECTS, *PATHS) for batch in BATCHES}
+    work = {
+        (name, batch): prepare(stanzas(batch))
+        for name, prepare in SUBJECTS.items()
+        for batch in BATCHES
+    }
+    for run in work.values():
+        run()
+    for repeat in range(repeats):
+        say(f"parts and whole paths, {repeat + 1} of {repeats}")
+        for (name, batch), run in work.items():
+            found[name, batch].samples.append(measure(run, batch, count=count))
+        for name, path in PATHS.items():
+            for batch in BATCHES:
+                samples = measure_path(
+                    stanzas(batch), inbound=path.inbound, tls=path.tls, count=count, repeats=1
+                )
+                total = sum(found[part, batch].samples[-1] for part in path.parts)
+                found[name, batch].samples += samples
+                found[name, batch].over_parts += [sample / total for sample in samples]
+    return list(found.values())
 
 
 def _line(row: Row) -> str:
-    ratio = "" if row.over_parts is None else f"{row.over_parts:>8.2f}"
-    return f"{row.name:<42}{row.batch:>6}{row.least:>8.2f}{row.median:>8.2f}{row.most:>8.2f}{ratio}"
+    found = row.as_json()
+    ratio = f"{statistics.median(row.over_parts):>8.2f}" if row.over_parts else ""
+    times = "".join(f"{found[name]:>8.2f}" for name in ("least", "median", "most"))
+    return f"{row.name:<42}{row.batch:>6}{times}{ratio}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -214,13 +228,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--routes", type=int, nargs="+", default=micro_journal.ROUTES)
     parser.add_argument("--json", action="store_true", help="one JSON list, of the first table")
     options = parser.parse_args(arguments)
-    measured = rows(count=options.count, repeats=options.repeats)
+    measured = rows(
+        count=options.count,
+        repeats=options.repeats,
+        say=lambda text: print(text, file=sys.stderr, flush=True),
+    )
     if options.json:
-        print(json.dumps([asdict(row) for row in measured]))
+        print(json.dumps([row.as_json() for row in measured]))
         return 0
     print(f"{'µs CPU per stanza':<42}{'batch':>6}{'min':>8}{'median':>8}{'max':>8}{'/ parts':>8}")
     for row in measured:
-        print(_line(row), flush=True)
+        print(_line(row))
+    sys.stdout.flush()
     journal = micro_journal.measure(
         count=options.count, repeats=options.repeats, routes=options.routes
     )

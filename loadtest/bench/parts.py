@@ -19,6 +19,8 @@ _PATHS = {
     "whole path in, TLS": ("websockets Protocol in, masked", micro.BARE, micro.TLS_RECORD),
 }
 _COUNT = 6000
+# A round takes two seconds, and a tenth of one for each row: the machine has worse moments.
+_ROUNDS = 5
 
 
 async def parts(run: Run) -> AsyncIterator[Row]:
@@ -26,29 +28,27 @@ async def parts(run: Run) -> AsyncIterator[Row]:
 
     These are lxml's parsing and serialising, websockets' frame and OpenSSL's record.
     """
-    run.say("bare parts and whole paths")
     # It runs event loops of its own.
     measured = await asyncio.to_thread(
-        lambda: list(micro.rows(count=_COUNT, repeats=max(2, run.repeats)))
+        micro.rows, count=_COUNT, repeats=max(_ROUNDS, run.repeats), say=run.say
     )
-    found = {(row.name, row.batch): row for row in measured}
+    found = {(row.name, row.batch): row.samples for row in measured}
     for row in measured:
         if row.name in micro.SUBJECTS or row.name in _PATHS:
             yield Row(
                 part=PART,
                 name=f"{row.name}, {row.batch} at once",
                 unit="µs CPU",
-                samples=[row.least, row.median, row.most],
+                samples=row.samples,
             )
     for name, bare in _PATHS.items():
         for batch in micro.BATCHES:
-            whole = found[name, batch]
-            total = sum(found[part, batch].median for part in bare)
+            totals = map(sum, zip(*(found[part, batch] for part in bare), strict=True))
             yield Row(
                 part=PART,
                 name=f"{name}: to its bare parts, {batch} at once",
                 unit="×",
-                samples=[value / total for value in (whole.least, whole.median, whole.most)],
+                samples=[a / b for a, b in zip(found[name, batch], totals, strict=True)],
                 goal=PATH_GOAL,
                 is_ceiling=True,
             )
