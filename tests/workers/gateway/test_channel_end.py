@@ -1,12 +1,15 @@
 """How a channel ends: in order, with what was written before, and when the peer does not."""
 
+import asyncio
 import os
 import socket
 import struct
 
+import pytest
+
 from tests.workers.gateway.channels import adopted, adopted_with_streams, secured_pair
 from tests.workers.gateway.wire_bench import RecordingOwner, on_both_loops
-from workers.gateway import channel as channel_module
+from workers.gateway import linger
 
 
 @on_both_loops
@@ -63,30 +66,76 @@ async def test_close_while_the_peer_is_sending_makes_no_rst() -> None:
 
 
 @on_both_loops
-async def test_a_peer_that_never_reads_is_cut_after_the_linger() -> None:
+async def test_a_peer_that_never_reads_is_cut_after_the_linger(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(linger, "LINGER_TIMEOUT", 0.05)
     owner = RecordingOwner()
     channel, peer = await adopted(owner)
-    channel_module.LINGER_TIMEOUT = 0.05
-    try:
-        channel.write(b"x" * 20_000_000)
-        channel.close()
-        await owner.wait_for("closed")
-    finally:
-        channel_module.LINGER_TIMEOUT = 2.0
+    channel.write(b"x" * 20_000_000)
+    channel.close()
+    await owner.wait_for("closed")
     assert owner.reason == "the peer stopped reading"
     peer.close()
 
 
 @on_both_loops
-async def test_a_peer_that_never_ends_is_left_after_the_linger() -> None:
+async def test_one_that_has_ended_its_side_is_cut_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linger, "LINGER_TIMEOUT", 0.05)
     owner = RecordingOwner()
     channel, peer = await adopted(owner)
-    channel_module.LINGER_TIMEOUT = 0.05
-    try:
-        channel.close("enough")
-        await owner.wait_for("closed")
-    finally:
-        channel_module.LINGER_TIMEOUT = 2.0
+    channel.write(b"x" * 20_000_000)
+    peer.shutdown(socket.SHUT_WR)
+    await owner.wait_for("eof_received")
+    channel.close()
+    await owner.wait_for("closed")
+    assert owner.reason == "the peer stopped reading"
+    peer.close()
+
+
+@on_both_loops
+async def test_one_that_said_close_notify_is_cut_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linger, "LINGER_TIMEOUT", 0.05)
+    client, _, server, owner = await secured_pair()
+    client.pause_reading()
+    assert client._tls is not None and client._transport is not None
+    client._tls.shutdown()
+    client._transport.write(client._tls.data_to_send())
+    server.write(b"x" * 20_000_000)
+    await owner.wait_for("eof_received")
+    server.close()
+    await owner.wait_for("closed")
+    assert owner.reason == "the peer stopped reading"
+    client.abort()
+
+
+@on_both_loops
+async def test_a_slow_reader_is_waited_for_behind_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linger, "LINGER_TIMEOUT", 0.4)
+    owner = RecordingOwner()
+    channel, (reader, writer) = await adopted_with_streams(owner)
+    channel.write(b"x" * 20_000_000)
+    writer.write_eof()
+    await owner.wait_for("eof_received")
+    channel.close()
+    taken = 0
+    while data := await reader.read(1_000_000):
+        taken += len(data)
+        await asyncio.sleep(0.01)
+    await owner.wait_for("closed")
+    assert (taken, owner.reason) == (20_000_000, None)
+    writer.close()
+
+
+@on_both_loops
+async def test_a_peer_that_never_ends_is_left_after_the_linger(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(linger, "LINGER_TIMEOUT", 0.05)
+    owner = RecordingOwner()
+    channel, peer = await adopted(owner)
+    channel.close("enough")
+    await owner.wait_for("closed")
     assert owner.reason == "enough"
     peer.close()
 
