@@ -79,3 +79,34 @@ async def secured_pair() -> tuple[Channel, RecordingOwner, Channel, RecordingOwn
     await client_owner.wait_for("tls_established")
     await server_owner.wait_for("tls_established")
     return client, client_owner, server, server_owner
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a connection, with room for half a megabyte on its way."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        near = socket.socket()
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        near.connect(listener.getsockname())
+        far, _ = listener.accept()
+    near.setblocking(False)
+    return near, far
+
+
+async def end(channel: Channel, owner: RecordingOwner, peer: socket.socket) -> None:
+    channel.abort()
+    await owner.wait_for("closed")
+    peer.close()
+
+
+class Reader(RecordingOwner):
+    """Writes down who read how much, in the order of all readers."""
+
+    def __init__(self, name: str, order: list[tuple[str, int]]) -> None:
+        super().__init__()
+        self.name = name
+        self.order = order
+
+    def data_received(self, data: bytes) -> None:
+        self.order.append((self.name, len(data)))
+        super().data_received(data)

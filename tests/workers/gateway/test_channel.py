@@ -18,7 +18,8 @@ from tests.workers.gateway.channels import (
 )
 from tests.workers.gateway.wire_bench import RecordingOwner, on_both_loops
 from workers.gateway import channel as channel_module
-from workers.gateway.channel import Channel, after_read
+from workers.gateway.after_read import after_read
+from workers.gateway.channel import Channel
 
 
 @on_both_loops
@@ -74,22 +75,6 @@ async def test_big_writes_pause_the_owner_and_arrive_whole() -> None:
     await server_owner.wait_for("eof_received")
     server.close()
     await client_owner.wait_for("closed")
-
-
-@on_both_loops
-async def test_reading_can_be_paused() -> None:
-    client, client_owner, server, server_owner = await secured_pair()
-
-    server.pause_reading()
-    client.write(b"x" * 20_000_000)
-    await client_owner.wait_for("write_paused")
-    assert server_owner.data == b""
-    server.resume_reading()
-
-    await server_owner.wait_for_data(20_000_000)
-    client.abort()
-    server.abort()
-    await server_owner.wait_for("closed")
 
 
 async def asking_for_quick_acks(

@@ -1,43 +1,11 @@
-"""No connection takes more than its turn, rests when it is told to, or fills our memory."""
+"""No connection takes more than its turn, or fills our memory."""
 
 import asyncio
-import socket
 
-from tests.workers.gateway.channels import channel_on
+from tests.workers.gateway.channels import Reader, channel_on, end, tcp_pair
 from tests.workers.gateway.wire_bench import RecordingOwner, on_both_loops
 from workers.gateway import channel as channel_module
-from workers.gateway.channel import READ_SIZE, SHARED_READ_SIZE, UNREAD, Channel
-
-
-class Reader(RecordingOwner):
-    """Writes down who read how much, in the order of all readers."""
-
-    def __init__(self, name: str, order: list[tuple[str, int]]) -> None:
-        super().__init__()
-        self.name = name
-        self.order = order
-
-    def data_received(self, data: bytes) -> None:
-        self.order.append((self.name, len(data)))
-        super().data_received(data)
-
-
-def tcp_pair() -> tuple[socket.socket, socket.socket]:
-    """Two ends of a connection, with room for half a megabyte on its way."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        near = socket.socket()
-        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        near.connect(listener.getsockname())
-        far, _ = listener.accept()
-    near.setblocking(False)
-    return near, far
-
-
-async def end(channel: Channel, owner: RecordingOwner, peer: socket.socket) -> None:
-    channel.abort()
-    await owner.wait_for("closed")
-    peer.close()
+from workers.gateway.channel import READ_SIZE, SHARED_READ_SIZE, UNREAD
 
 
 @on_both_loops
@@ -79,41 +47,6 @@ async def test_in_company_less_is_read_at_a_time_and_alone_more_again() -> None:
     await reader.wait_for_data(sent)
     assert max(size for _, size in order) == READ_SIZE
     await end(channel, reader, peer)
-
-
-@on_both_loops
-async def test_who_must_rest_is_not_read_whatever_its_owner_does() -> None:
-    owner = RecordingOwner()
-    peer, accepted = tcp_pair()
-    channel = await channel_on(owner, accepted)
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    channel.pause_reading()
-    channel.rest(0.1)
-    channel.resume_reading()
-    peer.send(b"too early")
-    await owner.wait_for_data(9)
-    assert loop.time() - began >= 0.08
-    channel.pause_reading()
-    channel.rest(0.05)
-    peer.send(b"held")
-    await asyncio.sleep(0.15)
-    assert bytes(owner.data) == b"too early"
-    channel.resume_reading()
-    await owner.wait_for_data(13)
-    await end(channel, owner, peer)
-
-
-@on_both_loops
-async def test_who_rests_is_read_again_to_be_closed() -> None:
-    owner = RecordingOwner()
-    peer, accepted = tcp_pair()
-    channel = await channel_on(owner, accepted)
-    channel.rest(60.0)
-    channel.close("enough")
-    peer.close()
-    await owner.wait_for("closed")
-    assert owner.reason == "enough"
 
 
 @on_both_loops
