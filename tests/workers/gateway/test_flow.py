@@ -1,4 +1,4 @@
-"""Where responsibility stays: origins, the journal's records, replies to what failed."""
+"""Where responsibility stays: origins and the journal's records."""
 
 import sys
 
@@ -9,87 +9,16 @@ from coordinator.accounts import (
     ACK_SM,
     ACKNOWLEDGED,
     BOUNCED,
-    IN_FLIGHT_OURS,
-    IN_FLIGHT_RESENDABLE,
-    drop_index,
 )
-from coordinator.journal import Record
-from coordinator.routes import DomainPair
-from workers.gateway.batch import Batch
-from workers.gateway.flow import MAX_UNACKNOWLEDGED_AGE, MAX_UNACKNOWLEDGED_RING, Origin
-from workers.gateway.outbox import Outbox
-from workers.gateway.replies import Failed, Replies, settle_dropped
+from tests.workers.gateway.flow_scene import PAIR, Scene, message, request
+from workers.gateway.flow import MAX_UNACKNOWLEDGED_AGE, MAX_UNACKNOWLEDGED_RING
+from workers.gateway.replies import Failed, settle_dropped
 from workers.xmpp.stanza import Stanza
-
-PAIR = DomainPair("a.example", "b.example")
-
-
-class Journal:
-    """Keeps nothing until the test says so."""
-
-    def __init__(self) -> None:
-        self.available = True
-        self.records: list[Record] = []
-        self.completed: list[Record] = []
-        self.told: list[Record] = []
-
-    def add(self, record: Record) -> None:
-        self.records.append(record)
-
-    def complete(self, record: Record) -> None:
-        self.completed.append(record)
-
-    def complete_later(self, record: Record) -> None:
-        self.told.append(record)
-
-    def each_second(self) -> None: ...
-
-    def answer(self, *, is_kept: bool = True) -> None:
-        for record in self.records:
-            if (report := record.on_kept(is_kept)) is not None:
-                report()
-
-
-class Scene:
-    def __init__(self) -> None:
-        self.counters = memoryview(bytearray(32 * 8)).cast("Q")
-        self.handled = 0
-        self.journal = Journal()
-        self.origin = Origin(self.counters, self._on_handled, journal=self.journal)
-        self.outbox = Outbox()
-
-    def _on_handled(self, count: int) -> None:
-        self.handled += count
-
-    def accept(self, *stanzas: Stanza, now: float = 0.0) -> Batch:
-        batch = self.origin.accept(list(stanzas), now)
-        self.outbox.push(batch)
-        return batch
-
-    def take(self) -> list[str | None]:
-        return [stanza.id for stanza in self.outbox.take(lambda batch: batch.stanzas)]
-
-    @property
-    def flights(self) -> tuple[int, int]:
-        return self.counters[IN_FLIGHT_OURS], self.counters[IN_FLIGHT_RESENDABLE]
 
 
 @pytest.fixture
 def scene() -> Scene:
     return Scene()
-
-
-def message(id: str) -> Stanza:
-    return _stanza("message", id, None)
-
-
-def request(id: str) -> Stanza:
-    return _stanza("iq", id, "set")
-
-
-def _stanza(name: str, id: str, type: str | None) -> Stanza:
-    data = f"<{name} id='{id}'/>".encode()
-    return Stanza(name, data, "x@a.example", "y@b.example", id, type, *PAIR)
 
 
 def test_what_nobody_can_send_again_is_journaled_and_sent_at_once(scene: Scene) -> None:
@@ -196,14 +125,6 @@ def test_what_awaits_its_reply_is_counted_once_in_the_ring(scene: Scene) -> None
     assert len(scene.journal.records) == 1
 
 
-def test_a_batch_and_its_records_show_no_stanza_and_no_name(scene: Scene) -> None:
-    scene.origin.repeats_requests = scene.origin.resendable = True
-    batch = scene.accept(request("id-1"))
-    scene.origin.keep_all()
-    shown = repr((batch, *scene.journal.records))
-    assert len(scene.journal.records) == 2 and "id-1" not in shown and "a.example" not in shown
-
-
 def test_requests_that_come_again_are_noted_before_they_are_sent(scene: Scene) -> None:
     told: list[Stanza] = []
     scene.origin.resendable = scene.origin.repeats_requests = True
@@ -286,41 +207,3 @@ def test_what_failed_and_awaits_its_reply_is_not_taken_for_kept(scene: Scene) ->
     assert scene.handled == 0
     scene.origin.lose()
     assert scene.flights == (3, 0)
-
-
-def test_a_batch_that_is_split_is_one_record(scene: Scene) -> None:
-    scene.accept(message("1"), message("2"), message("3"))
-    (failed,) = scene.outbox.fail_one()
-    scene.journal.answer()
-    assert (scene.flights, scene.handled) == ((0, 3), 3)
-    scene.origin.settle(failed.batch, 1, BOUNCED)
-    assert not scene.journal.completed
-    assert scene.take() == ["2", "3"]
-    scene.outbox.acknowledge(2, ACK_SM)
-    assert (len(scene.journal.completed), scene.handled, scene.flights) == (1, 3, (0, 0))
-
-
-def test_a_kept_batch_that_is_split_is_not_told_again(scene: Scene) -> None:
-    scene.accept(message("1"), message("2"))
-    scene.journal.answer()
-    (failed,) = scene.outbox.fail_one()
-    scene.origin.settle(failed.batch, 1, BOUNCED)
-    scene.take()
-    scene.outbox.acknowledge(1, ACK_SM)
-    assert (scene.handled, scene.flights, scene.origin.in_flight) == (2, (0, 0), 0)
-
-
-def test_what_failed_is_bounced_when_its_reply_has_arrived(scene: Scene) -> None:
-    batch = scene.accept(message("1"), message("2"))
-    failed = scene.outbox.fail_all()
-    back = Outbox()
-    back.push(Batch([message("r1"), message("r2")], 2, Replies(failed)))
-    back.take(lambda batch: batch.stanzas)
-    assert scene.counters[BOUNCED] == 0 and batch.settled == 0
-    back.acknowledge(1, ACK_SM)
-    assert (scene.counters[BOUNCED], scene.counters[ACKNOWLEDGED]) == (1, 0)
-    (lost,) = back.fail_all()
-    assert isinstance(lost, Failed) and lost.batch.origin is not None
-    lost.batch.origin.settle(lost.batch, 1, drop_index("type-error"))
-    assert scene.counters[drop_index("bounce-undeliverable")] == 1
-    assert scene.handled == 2 and scene.journal.completed

@@ -3,7 +3,6 @@
 import pytest
 
 from coordinator.accounts import (
-    ACCEPTED,
     ACK_SM,
     ACK_STREAM_CLOSE,
     ACK_WEBSOCKET_PING,
@@ -179,29 +178,6 @@ def test_our_own_bounces_have_no_origin_and_are_counted_nowhere(outbox: Outbox) 
     for failed in outbox.fail_all():
         settle_bounced(failed)
     assert not outbox
-
-
-def test_a_batch_that_is_split_is_counted_once_and_told_in_order() -> None:
-    told: list[int] = []
-    counters = memoryview(bytearray(32 * 8)).cast("Q")
-    origin = Origin(counters, told.append)
-    outbox = Outbox()
-    stanzas = [a_stanza("1"), a_stanza("2"), a_stanza("3")]
-    outbox.push(origin.accept(stanzas))
-    size = outbox.waiting_bytes
-    assert [s.id for s in outbox.take_one(lambda batch: batch.stanzas)] == ["1"]
-    assert outbox.waiting_bytes + outbox.unacknowledged_bytes == size
-    assert (outbox.unacknowledged, origin.in_flight, outbox.in_flight) == (1, 3, 3)
-    outbox.acknowledge(1, ACK_SM)
-    assert told == [1]
-    (failed,) = outbox.fail_one()
-    settle_bounced(failed)
-    assert told == [1, 1]
-    assert [s.id for s in outbox.take(lambda batch: batch.stanzas)] == ["3"]
-    outbox.acknowledge(1, ACK_SM)
-    assert told == [1, 1, 1]
-    assert (outbox.waiting_bytes, outbox.unacknowledged_bytes) == (0, 0)
-    assert counters[ACCEPTED] == counters[ACKNOWLEDGED] + counters[BOUNCED] == 3
 
 
 def test_a_piece_is_taken_at_a_time_and_the_bytes_add_up() -> None:
