@@ -3,12 +3,9 @@
 import asyncio
 import struct
 
-import pytest
-
 from tests.workers.gateway.websocket_scene import (
     BOTH_ROLES,
     CLOSE,
-    CONT,
     TEXT,
     by_hand,
     client_frame,
@@ -70,22 +67,6 @@ async def test_a_loss_without_close_frame_is_1006_once(role: object) -> None:
         assert session.owner.closes.empty()
 
 
-@pytest.mark.parametrize("bytewise", [True, False])
-@on_both_loops
-async def test_close_may_come_between_fragments(bytewise: bool) -> None:
-    """RFC 6455 §5.4: it is a control frame like Ping."""
-    async with by_hand() as (_, owner, reader, writer):
-        data = client_frame(TEXT, b"<", fin=False) + client_frame(CLOSE, struct.pack("!H", 1000))
-        data += client_frame(CONT, b"a/>")
-        for at in range(0, len(data), 1 if bytewise else len(data)):
-            writer.write(data[at : at + (1 if bytewise else len(data))])
-            await asyncio.sleep(0)
-
-        assert close_code_in(await reader.read()) == 1000
-        assert (await owner.closes.get())[0] == 1000
-        assert owner.messages.empty()
-
-
 @on_both_loops
 async def test_a_close_reason_that_is_no_utf8_is_1007() -> None:
     async with by_hand() as (_, owner, reader, writer):
@@ -93,17 +74,6 @@ async def test_a_close_reason_that_is_no_utf8_is_1007() -> None:
 
         assert close_code_in(await reader.read()) == 1007
         assert (await owner.closes.get())[0] == 1007
-
-
-@on_both_loops
-async def test_frames_behind_close_are_ignored() -> None:
-    async with by_hand() as (_, owner, reader, writer):
-        close = client_frame(CLOSE, struct.pack("!H", 1000))
-        writer.write(client_frame(TEXT, b"in") + close + client_frame(TEXT, b"out"))
-
-        assert close_code_in(await reader.read()) == 1000
-        assert await owner.closes.get() == (1000, "")
-        assert owner.messages.qsize() == 1
 
 
 @on_both_loops

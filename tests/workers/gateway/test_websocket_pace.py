@@ -137,20 +137,6 @@ async def test_a_flood_of_small_frames_is_cut_in_turns_and_arrives_whole() -> No
 
 
 @on_both_loops
-async def test_questions_between_stanzas_part_no_read() -> None:
-    async with by_hand() as (websocket, owner, _, _writer):
-        stanza = client_frame(Opcode.TEXT, b"<message>" + b"x" * 200 + b"</message>")
-        question = client_frame(Opcode.TEXT, b"<r/>")
-        websocket.data_received((stanza * 70 + question) * 2)
-        assert owner.batches == [142]
-        # That many small ones of any kind are parted, though.
-        websocket.data_received(stanza * 10 + question * MAX_FRAMES + stanza * 2 + question)
-        assert owner.batches == [142, 10 + MAX_FRAMES + 2]
-        for _ in range(142 + 13 + MAX_FRAMES):
-            await owner.messages.get()
-
-
-@on_both_loops
 async def test_a_flood_of_small_frames_is_not_cut_while_it_has_to_rest() -> None:
     async with by_hand() as (websocket, owner, _, writer):
         meter = websocket.meter = Meter()
