@@ -22,11 +22,10 @@ from tests.workers.gateway.session_bench import (
     request,
     until,
 )
-from workers.gateway import asking, patience, sending
+from workers.gateway import asking, patience
 from workers.gateway import hop as hop_module
 from workers.gateway import session as session_module
 from workers.gateway.asking import BARRIER
-from workers.gateway.channel import HIGH_WATER
 from workers.gateway.failure import HopFailed
 from workers.xmpp.errors import StanzaCondition
 from workers.xmpp.initiating import InitiatingStream
@@ -168,43 +167,6 @@ async def test_an_overdue_barrier_ends_the_stream_in_order_which_acknowledges(
 
 
 @on_quiet_loop
-async def test_what_is_too_large_for_the_peer_is_bounced_even_if_it_came_before_the_session(
-    scene: HopScene,
-) -> None:
-    scene.far.limits = Limits(stanza_bytes=10_000)
-    await scene.far.serve_tcp()
-    hop = scene.start_hop()
-    scene.send(message("1"), message("large", body="x" * 10_000), message("2"))
-    await hop.wait_open()
-    scene.send(message("larger", body="x" * 20_000))
-    await until(lambda: scene.handled == 4)
-    assert scene.far.ids() == ["1", "2"]
-    assert [(id, condition) for id, condition, _ in scene.failed] == [
-        ("large", StanzaCondition.POLICY_VIOLATION),
-        ("larger", StanzaCondition.POLICY_VIOLATION),
-    ]
-    assert not scene.ended
-
-
-@on_quiet_loop
-async def test_a_full_hop_pauses_its_source_and_resumes_it_when_there_is_room(
-    scene: HopScene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sending, "MAX_UNACKNOWLEDGED", 2)
-    await scene.far.serve_tcp()
-    hop = scene.start_hop()
-    await hop.wait_open()
-    scene.far.handles = False
-    scene.send(*(message(str(n)) for n in range(3)))
-    scene.send(message("3"))
-    assert scene.paces == ["pause"]
-    await until(lambda: len(scene.far.got) == 4)
-    scene.far.sessions[0].mark_handled(2)
-    await until(lambda: scene.handled == 2)
-    assert scene.paces == ["pause", "resume"]
-
-
-@on_quiet_loop
 async def test_bytes_that_wait_hold_the_source_back_until_the_hop_is_gone(scene: HopScene) -> None:
     await scene.far.serve_tcp()
     scene.far._server.close()
@@ -316,23 +278,6 @@ async def test_cutting_leaves_what_is_held_unsettled(scene: HopScene) -> None:
 
 
 @on_quiet_loop
-async def test_unacknowledged_bytes_hold_the_source_back_too(scene: HopScene) -> None:
-    await scene.far.serve_tcp()
-    hop = scene.start_hop(limits=Limits(queue_bytes=65536))
-    await hop.wait_open()
-    scene.far.handles = False
-    scene.send(*(message(str(n), body="x" * 30_000) for n in range(3)))
-    assert scene.paces == ["pause"]
-    await until(lambda: len(scene.far.got) == 3)
-    scene.far.sessions[0].mark_handled(2)
-    await until(lambda: scene.handled == 2)
-    assert scene.paces == ["pause", "resume"]
-    scene.far.sessions[0].mark_handled(1)
-    await until(lambda: scene.handled == 3)
-    assert (hop.outbox.unacknowledged_bytes, hop.outbox.waiting_bytes) == (0, 0)
-
-
-@on_quiet_loop
 async def test_a_peer_that_takes_its_time_is_not_cut_while_it_goes_on(
     scene: HopScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,25 +327,3 @@ async def test_a_hop_that_still_connects_shows_all_that_a_session_does(scene: Ho
     await hop.wait_open()
     assert before["state"] == "connecting"
     assert set(before) == set(hop.describe())
-
-
-@on_quiet_loop
-async def test_a_long_queue_is_sent_in_pieces_and_not_beyond_what_the_peer_reads(
-    scene: HopScene,
-) -> None:
-    await scene.far.serve_tcp()
-    hop = scene.start_hop(limits=Limits(queue_bytes=1 << 25))
-    await hop.wait_open()
-    scene.far.sessions[0].pause_reading()
-    session = hop.session
-    assert session is not None
-    hop.on_write_paused(session)
-    for number in range(200):
-        scene.send(message(str(number), body="x" * 100_000))
-    hop.on_write_resumed(session)
-    await until(lambda: hop._blocked)
-    assert session.channel.buffered < HIGH_WATER + 4 * sending.PIECE
-    assert hop.outbox.has_waiting
-    scene.far.sessions[0].resume_reading()
-    await until(lambda: scene.handled == 200)
-    assert scene.far.ids() == [str(number) for number in range(200)]
