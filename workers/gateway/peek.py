@@ -9,6 +9,7 @@ from typing import Any
 
 from lxml import etree
 
+from workers.xmpp.incremental import elements
 from workers.xmpp.jid import InvalidJid, domain_of
 from workers.xmpp.namespaces import STREAM_HEADER
 from workers.xmpp.reader import pull_parser
@@ -100,7 +101,8 @@ def find_header(data: bytes) -> Peeked | None:
             parser.feed(data[start:end])
         except etree.XMLSyntaxError as exc:
             raise PeekFailed(f"not a stream header: {exc.msg}") from None
-        for _, header in parser.read_events():
+        # All of them: what is left of the events would keep the parser, 10 KiB, in a circle.
+        for header in elements(parser):
             return _read_header(header)
         start = end
     return None

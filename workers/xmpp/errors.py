@@ -74,6 +74,14 @@ class RemoteProtocolError(StreamProtocolError):
         self.text = text
         self.detail = detail
 
+    def bare(self) -> "RemoteProtocolError":
+        """The same without the frames that it passed: what they hold is freed with them, at once.
+
+        Else the error, in a list that one of them holds, would keep parser and session in a circle.
+        """
+        self.__traceback__ = self.__context__ = None
+        return self
+
 
 class LocalProtocolError(StreamProtocolError):
     """Our own code asked the stream for something its state does not allow."""

@@ -110,7 +110,7 @@ class MessageParser:
                 self._judge.take_elements(len(out))
         except RemoteProtocolError as exc:
             self._dead = True
-            out.append(exc)
+            out.append(exc.bare())
         return out
 
     def _take_plain(self, messages: Sequence[bytes], out: list[Element]) -> bool:

@@ -108,6 +108,7 @@ class ServerStream(ManagedStream):
             self._take(self._parse(data))
         except RemoteProtocolError as exc:
             self.fail(exc.condition, exc.text, exc.detail)
+            exc.bare()
 
     def receive_eof(self) -> None:
         """The connection below is gone."""

@@ -128,7 +128,7 @@ class StreamParser:
                 self._judge.take_elements(len(out))
         except RemoteProtocolError as exc:
             self._phase = _Phase.OVER
-            out.append(exc)
+            out.append(exc.bare())
         return out
 
     def _start(self) -> None:
