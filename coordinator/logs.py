@@ -2,6 +2,8 @@
 
 import logging
 import re
+from bisect import bisect_right
+from typing import TextIO
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
@@ -19,13 +21,16 @@ _DANGEROUS = re.compile(
 
 def escape(text: str) -> str:
     """The text in one line of bounded length: dangerous characters as `\\xNN` or `\\uNNNN`."""
-    line = _DANGEROUS.sub(_code, text[:LONGEST_LINE])
-    data = line.encode()
-    if len(text) <= LONGEST_LINE and len(data) <= LONGEST_LINE:
+    line = _shown(text[:LONGEST_LINE])
+    if len(text) <= LONGEST_LINE and len(line.encode()) <= LONGEST_LINE:
         return line
-    kept = data[:LONGEST_LINE].decode(errors="ignore")
-    left = len(line) - len(kept) + len(text[LONGEST_LINE:])
-    return f"{kept}… and {left} characters more"
+    counts = range(LONGEST_LINE + 1)
+    kept = bisect_right(counts, LONGEST_LINE, key=lambda n: len(_shown(text[:n]).encode())) - 1
+    return f"{_shown(text[:kept])}… and {len(text) - kept} characters more"
+
+
+def _shown(text: str) -> str:
+    return _DANGEROUS.sub(_code, text)
 
 
 def _code(found: re.Match[str]) -> str:
@@ -55,9 +60,21 @@ def _indented(text: str) -> str:
     return "\n".join(f"  {escape(line)}" for line in text.split("\n"))
 
 
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes each line by itself: a traceback may be longer than a pipe takes at once."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            for line in self.format(record).split("\n"):
+                self.stream.write(f"{line}\n")
+                self.stream.flush()
+        except Exception:
+            self.handleError(record)
+
+
 def set_up(level: str) -> None:
     """Log to standard error from `level` ("debug", "info", …) on."""
-    handler = logging.StreamHandler()
+    handler = LineHandler()
     handler.setFormatter(EscapingFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])
 

@@ -1,13 +1,34 @@
 """A stranger's text can neither begin a line of the log nor steer a terminal."""
 
 import logging
+import os
+import re
 import select
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from coordinator import logs
 from coordinator.logs import LONGEST_LINE, EscapingFormatter, escape
+
+ROOT = Path(__file__).parents[2]
+CRASHES = """
+import logging, sys
+from coordinator import logs
+
+logs.set_up("info")
+for _ in range(200):
+    try:
+        raise ValueError(3000 * sys.argv[1])
+    except ValueError:
+        logging.exception(1500 * sys.argv[1])
+"""
+WHOLE = re.compile(
+    r"[0-9-]{10} [0-9:,]{12} ERROR root (a{1500}|b{1500})\n"
+    r"|  (Traceback .*:|  File .*|ValueError: (a{3000}|b{3000}))\n"
+)
 
 
 def _record(message: str, *args: object, exc_info: object = None) -> logging.LogRecord:
@@ -38,6 +59,7 @@ def test_a_line_has_an_end() -> None:
     shown = escape("x" * 1_000_000)
     assert len(shown) < LONGEST_LINE + 50
     assert shown.endswith("… and 996000 characters more")
+    assert escape("\0" * 1001).endswith("… and 1 characters more")
 
 
 @pytest.mark.parametrize("text", ["x", "ß", "\x1b", "\U000e0041", "🎉", "aß🎉\n"])
@@ -45,10 +67,29 @@ def test_a_line_has_an_end() -> None:
 def test_a_line_goes_into_a_pipe_as_a_whole(text: str, count: int) -> None:
     shown = escape(text * count)
     assert len(f"{shown}\n".encode()) <= select.PIPE_BUF
-    whole = escape(text) * count
     kept, _, left = shown.partition("… and ")
-    assert whole.startswith(kept)
-    assert bool(left) == (len(whole.encode()) > LONGEST_LINE)
+    number = len(text) * count - int(left.removesuffix(" characters more") or 0 if left else 0)
+    assert kept == escape((text * count)[:number])  # no code is cut
+    assert bool(left) == (len(escape(text) * count) > LONGEST_LINE or _is_longer(text, count))
+
+
+def _is_longer(text: str, count: int) -> bool:
+    return len((escape(text) * count).encode()) > LONGEST_LINE
+
+
+def test_lines_of_several_processes_do_not_mix_in_a_pipe() -> None:
+    """Records of more bytes than a pipe takes at once, of two processes at the same time."""
+    reading, writing = os.pipe()
+    children = [
+        subprocess.Popen([sys.executable, "-c", CRASHES, letter], stderr=writing, cwd=ROOT)
+        for letter in "ab"
+    ]
+    os.close(writing)
+    with open(reading, encoding="utf-8") as pipe:
+        lines = list(pipe)
+    assert [child.wait() for child in children] == [0, 0]
+    assert [line for line in lines if not WHOLE.fullmatch(line)] == []
+    assert len(lines) >= 2 * 200 * 4
 
 
 def test_other_text_stays_as_it_is() -> None:
