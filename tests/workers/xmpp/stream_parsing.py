@@ -58,3 +58,8 @@ def outcome(body: bytes) -> list[object]:
     assert bytewise(HEADER + body) == result
     assert bytewise(HEADER + body, shrinks=True) == result
     return result[1:]
+
+
+def odd(count: int, inner: bytes = b"") -> bytes:
+    """A stanza with namespace names that are no URIs, as any user may send it."""
+    return GOOD.replace(b"<body>hi</body>", b"<x xmlns='a b'/>" * count + inner)

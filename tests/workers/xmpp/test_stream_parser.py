@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
-from coordinator.config import Limits
 from tests.workers.xmpp.stream_parsing import (
     GOOD,
     HEADER,
     LIMITS,
     brief,
+    odd,
     opened,
     outcome,
     whole,
@@ -61,24 +61,6 @@ def test_serialised_stanza_has_the_same_infoset() -> None:
     assert canonical(stanza.data) == canonical(data)
 
 
-def test_prefix_of_the_header_is_declared_where_it_is_used() -> None:
-    """Trap 1: serialised before removal, so no invented prefixes either."""
-    used = GOOD.replace(b"<body>hi</body>", b"<db:x a='stream: no'/>")
-    first, second = opened().feed(used + GOOD)
-    assert isinstance(first, Stanza) and isinstance(second, Stanza)
-    assert etree.fromstring(first.data)[0].tag == f"{{{namespaces.DIALBACK}}}x"
-    assert b"ns0" not in first.data and b"xmlns:" not in second.data
-
-
-def test_prefix_redeclared_by_the_stanza_stays_its_own() -> None:
-    data = GOOD.replace(b"<message ", b"<message xmlns:db='other' ").replace(
-        b"<body>hi</body>", b"<db:x/>"
-    )
-    (stanza,) = opened().feed(data)
-    assert isinstance(stanza, Stanza)
-    assert etree.fromstring(stanza.data)[0].tag == "{other}x"
-
-
 @pytest.mark.parametrize(
     "bad",
     [
@@ -102,76 +84,6 @@ def test_bad_xml_ends_the_stream_after_what_was_good(bad: bytes) -> None:
     assert condition is StreamCondition.NOT_WELL_FORMED
 
 
-def test_forbidden_declaration_is_refused() -> None:
-    assert opened().feed(GOOD.replace(b"<body>", b"<body xmlns:x=''>"))[-1].condition is (  # type: ignore[union-attr]
-        StreamCondition.NOT_WELL_FORMED
-    )
-
-
-def test_relative_namespace_names_are_no_error() -> None:
-    """Trap 2: warnings land in the same log, and the log stops at 100 of them."""
-    parser = opened()
-    card = GOOD.replace(b"<body>hi</body>", b"<vCard xmlns='vcard-temp'/>")
-    for _ in range(150):
-        assert isinstance(parser.feed(card)[0], Stanza)
-    assert isinstance(parser.feed(GOOD.replace(b"hi", b"<x:a/>"))[-1], RemoteProtocolError)
-
-
-def odd(count: int, inner: bytes = b"") -> bytes:
-    """A stanza with namespace names that are no URIs, as any user may send it."""
-    return GOOD.replace(b"<body>hi</body>", b"<x xmlns='a b'/>" * count + inner)
-
-
-def test_namespace_name_that_is_no_uri_is_let_through() -> None:
-    """Namespaces in XML 1.0 §7; a user must not be able to end the stream of all."""
-    items = outcome(GOOD + odd(1) + GOOD)
-    assert [item[0] for item in items] == ["message"] * 3  # type: ignore[index]
-    assert b'<x xmlns="a b"/>' in items[1][1]  # type: ignore[index]
-
-
-@pytest.mark.parametrize("end", [b"", b" \n", b"\n<", b"<iq ", b"<r xmlns='urn:xmpp:sm:3'/>"])
-@pytest.mark.parametrize(
-    "inner", [b"<body>hi</body>", b"", b"<db:x/>", b"<body>\xc3\xa9 &gt;</body>", b"&gt;"]
-)
-def test_a_stanza_alone_is_read_as_among_others(inner: bytes, end: bytes) -> None:
-    stanza = GOOD.replace(b"<body>hi</body>", inner)
-    alone = opened().feed(stanza + end)
-    _, among = opened().feed(GOOD + stanza)
-    assert isinstance(alone[0], Stanza) and isinstance(among, Stanza)
-    assert alone[0].data == among.data
-
-
-def test_text_behind_a_stanza_alone_is_refused() -> None:
-    stanza, error = opened().feed(GOOD + b"text &gt;\n")
-    assert isinstance(stanza, Stanza)
-    assert isinstance(error, RemoteProtocolError)
-    assert error.condition is StreamCondition.BAD_FORMAT
-
-
-@pytest.mark.parametrize("bad", [b"<x:a/>", b"<y xmlns:c='u' xmlns:d='u' c:a='' d:a=''/>"])
-@pytest.mark.parametrize("count", [1, 99, 100, 150])
-def test_real_errors_are_seen_behind_odd_names(bad: bytes, count: int) -> None:
-    """libxml2 logs 100 errors and no more."""
-    limits = Limits(elements=1000)
-    for body in (odd(count, bad), odd(count) + GOOD.replace(b"hi", bad), odd(count) + odd(1, bad)):
-        for step in (len(body), 999, 7):
-            parser = opened(limits)
-            pieces = [body[at : at + step] for at in range(0, len(body), step)]
-            items = [item for piece in pieces for item in parser.feed(piece)]
-            assert brief(items)[-1] is StreamCondition.NOT_WELL_FORMED
-            assert len(items) == body.count(b"</message>")
-
-
-def test_log_starts_anew_after_odd_names() -> None:
-    parser = opened()
-    first = parser._body._parser
-    parser.feed(odd(1)[:-1])
-    assert parser._body._parser is first
-    parser.feed(b">" + GOOD)
-    assert parser._body._parser is not first and not parser._body._suspect
-    assert len(parser.feed(GOOD * 3 + b"<r xmlns='urn:xmpp:sm:3'/></stream:stream>")) == 5
-
-
 IQ = b"<iq from='a.example' to='b.example' type='get' id='1' xmlns:q='c d'/>"
 
 
@@ -187,12 +99,6 @@ def test_a_footer_in_what_has_begun_behind_odd_names_closes_nothing(begun: bytes
     assert StreamFooter() not in items
     assert len(items) < 2 or isinstance(items[-1], RemoteProtocolError)
     assert all(isinstance(item, RemoteProtocolError) for item in items[1:])
-
-
-def test_what_has_begun_behind_odd_names_is_not_forgotten() -> None:
-    parser = opened()
-    (stanza,) = parser.feed(odd(1) + b"<!--</message>")
-    assert isinstance(stanza, Stanza) and parser.feed(GOOD) == []
 
 
 def test_nothing_is_parsed_after_an_error() -> None:
@@ -266,14 +172,6 @@ def test_names_of_the_tree_are_judged_by_their_domain() -> None:
     (stanza,) = opened().feed(b"<message from='a.example/x@b.example' to='c.example'/>")
     assert isinstance(stanza, Stanza)
     assert stanza.sender_domain == "a.example"
-
-
-def test_whitespace_keepalives_do_not_pile_up() -> None:
-    parser = opened()
-    for _ in range(20_000):
-        assert parser.feed(b"\n") == []
-    assert isinstance(parser.feed(GOOD)[0], Stanza)
-    assert parser._body._root.text is None
 
 
 def test_stanza_in_many_reads_comes_once() -> None:
@@ -381,13 +279,6 @@ def test_any_bytes_give_elements_or_an_error(data: bytes, opened_before: bool) -
     parser = opened() if opened_before else StreamParser(LIMITS)
     for item in parser.feed(data)[:-1]:
         assert not isinstance(item, RemoteProtocolError)
-
-
-def test_a_nul_in_cdata_does_not_stall() -> None:
-    """libxml2 reads no further and says nothing."""
-    data = GOOD + GOOD.replace(b"hi", b"<![CDATA[\0]]>") + GOOD
-    stanza, error = outcome(data)
-    assert stanza[0] == "message" and error is StreamCondition.NOT_WELL_FORMED
 
 
 @pytest.mark.parametrize("read", [b"", HEADER[:20], HEADER, HEADER + GOOD[:20]])
