@@ -85,8 +85,11 @@ def test_lines_of_several_processes_do_not_mix_in_a_pipe() -> None:
         for letter in "ab"
     ]
     os.close(writing)
-    with open(reading, encoding="utf-8") as pipe:
-        lines = list(pipe)
+    data = b""
+    while piece := os.read(reading, 1000):  # so that it is full, as with a slow reader
+        data += piece
+    os.close(reading)
+    lines = data.decode().splitlines(keepends=True)
     assert [child.wait() for child in children] == [0, 0]
     assert [line for line in lines if not WHOLE.fullmatch(line)] == []
     assert len(lines) >= 2 * 200 * 4
