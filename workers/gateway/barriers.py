@@ -1,6 +1,6 @@
 """Answers to our own pings: how they reach the worker that asked.
 
-A local server without XEP-0198 is asked by a ping behind the data (hop.py). It routes its answer
+A local server without XEP-0198 is asked by a ping behind the data (asking.py). It routes its answer
 like any stanza to the remote domain: to the pair's owner, which may be another worker of ours, on
 this machine or another one. An answer is taken out of the stream only if one of our workers can
 have asked, also one that is gone.

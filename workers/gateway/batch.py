@@ -1,7 +1,8 @@
 """A run of stanzas on its way from an origin to an outbox; see `flow.py`."""
 
+from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Protocol, cast
 
 from msgspec import Struct
 
@@ -42,7 +43,7 @@ class Batch(Struct, eq=False):
     """What is still to be sent or acknowledged, together with what `first` skips."""
     size: int
     """How many there were at first."""
-    origin: "BatchOrigin | None" = None
+    origin: BatchOrigin | None = None
     flight: int = IN_FLIGHT_OURS
     first: int = 0
     """Index of the first stanza that the next hop has not acknowledged."""
@@ -95,3 +96,7 @@ class Batch(Struct, eq=False):
         told, self.on_released = self.on_released, None
         if told is not None:
             told()
+
+
+# For all that have nothing queued. A tuple: whoever would put something into it fails.
+NO_QUEUE = cast("deque[Batch]", ())

@@ -21,7 +21,7 @@ from coordinator.accounts import (
     REPLAYED,
 )
 from coordinator.journal import Kind, Record
-from workers.gateway.batch import Batch
+from workers.gateway.batch import NO_QUEUE, Batch
 from workers.gateway.claims import Claim, Note, pair_of
 from workers.xmpp.stanza import Stanza, bytes_of
 
@@ -34,8 +34,6 @@ MAX_UNACKNOWLEDGED_RING = 200
 MAX_UNACKNOWLEDGED_AGE = 10.0
 
 
-# For all that have nothing queued. A tuple: whoever would put something into it fails.
-NO_QUEUE = cast("deque[Batch]", ())
 _NO_STANZAS = cast("list[Stanza]", ())
 
 

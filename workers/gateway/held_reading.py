@@ -1,7 +1,4 @@
-"""Why a connection is not read, each reason by itself: while there is one, TCP holds the peer back.
-
-Nothing already read is kept behind.
-"""
+"""Why a connection is not read, each reason by itself; TCP holds the peer back meanwhile."""
 
 import asyncio
 from collections.abc import Callable
@@ -27,7 +24,7 @@ class HeldReading(asyncio.BufferedProtocol):
         self._held = 0
 
     def pause_reading(self) -> None:
-        """Stop reading for the owner's reasons."""
+        """Stop reading, for the owner's reasons; nothing already read is kept behind."""
         self._hold(BY_OWNER)
 
     def resume_reading(self) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from coordinator.accounts import ACKNOWLEDGED
-from workers.gateway.batch import Batch
-from workers.gateway.flow import NO_QUEUE
+from workers.gateway.batch import NO_QUEUE, Batch
 from workers.gateway.replies import Failed
 from workers.xmpp.stanza import Stanza, bytes_of
 

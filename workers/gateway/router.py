@@ -51,7 +51,7 @@ class Router:
         """Told when a remote hop gave up, so that its local streams can be closed."""
         self.on_pair_idle: Callable[[DomainPair], None] = lambda pair: None
         self.barrier_tag = ""
-        """How pings towards the local server name this worker; see `barrier_tag` in hop.py."""
+        """How pings towards the local server name this worker; see `asking.barrier_tag`."""
         self.origins: set[Origin] = set()
         """Those of which something is under way, or was a moment ago."""
         self._config = config

@@ -58,26 +58,20 @@ _PARSER = document_parser()
 class MessageParser:
     """The parser of one WebSocket leg."""
 
-    __slots__ = (
-        "_authenticated",
-        "_dead",
-        "_judge",
-    )
+    __slots__ = ("_dead", "_judge")
 
     def __init__(self, limits: Limits, authenticated: bool = False) -> None:
         self._judge = Judge(limits)
         self._dead = False
-        self._authenticated = authenticated
         self._judge.set_authenticated(authenticated)
 
     @property
     def authenticated(self) -> bool:
         """Which caps apply: those before authentication are tight."""
-        return self._authenticated
+        return self._judge.authenticated
 
     @authenticated.setter
     def authenticated(self, value: bool) -> None:
-        self._authenticated = value
         self._judge.set_authenticated(value)
 
     @property
@@ -101,12 +95,12 @@ class MessageParser:
             return []
         out: list[Element] = []
         try:
-            if not self._authenticated:
+            if not self._judge.authenticated:
                 self._judge.take_bytes(b"".join(messages))
             if not self._take_plain(messages, out):
                 for message in messages:
                     self._parse_alone(message, out)
-            if not self._authenticated:
+            if not self._judge.authenticated:
                 self._judge.take_elements(len(out))
         except RemoteProtocolError as exc:
             self._dead = True

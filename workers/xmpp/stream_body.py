@@ -13,7 +13,7 @@ remembers the buffer of the text node it was writing, which must not be replaced
 
 import re
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -75,7 +75,7 @@ class Kinds(NamedTuple):
     """The namespace of its stanzas."""
     stanzas: Mapping[str, str]
     """Their tags, with their names."""
-    known: Collection[str]
+    known: frozenset[str]
     """All tags that may stand at the top level."""
 
 
@@ -87,12 +87,12 @@ class StreamBody:
         "_declarations",
         "_flaw",
         "_judge",
-        "_kinds",
         "_known",
         "_log_size",
         "_parser",
         "_pending_bytes",
         "_pending_tags",
+        "_probe",
         "_remembered",
         "_root",
         "_root_size",
@@ -116,8 +116,8 @@ class StreamBody:
         Raises policy-violation for too many prefixes.
         """
         self._judge = judge
-        self._kinds = kinds
         self._known, self._stanzas = kinds.known, kinds.stanzas
+        self._probe = f"<message xmlns='{kinds.content}'/>".encode()
         self.taken = 0
         """How many children were complete so far."""
         self.is_unfinished = False
@@ -213,10 +213,6 @@ class StreamBody:
         self._log_size = len(parser.feed_error_log)
         self._suspect = False
         self.is_between = True
-
-    @property
-    def _probe(self) -> bytes:
-        return f"<message xmlns='{self._kinds.content}'/>".encode()
 
     def read(self, data: bytes, out: list[Element]) -> None:
         """Feed bytes and take out every child that is complete."""

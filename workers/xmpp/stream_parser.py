@@ -37,7 +37,6 @@ class StreamParser:
     """The parser of one TCP leg whose content namespace is jabber:server."""
 
     __slots__ = (
-        "_authenticated",
         "_body",
         "_footer",
         "_header_bytes",
@@ -58,7 +57,6 @@ class StreamParser:
         self._judge = self.make_judge(limits)
         self._header_bytes = limits.preauth_bytes
         self._restarted = False
-        self._authenticated = authenticated
         self._judge.set_authenticated(authenticated)
         self._phase = _Phase.HEADER
         self._start()
@@ -66,11 +64,10 @@ class StreamParser:
     @property
     def authenticated(self) -> bool:
         """Which caps apply: those before authentication are tight."""
-        return self._authenticated
+        return self._judge.authenticated
 
     @authenticated.setter
     def authenticated(self, value: bool) -> None:
-        self._authenticated = value
         self._judge.set_authenticated(value)
 
     @property
@@ -102,17 +99,18 @@ class StreamParser:
     def feed(self, data: bytes) -> list[Element]:
         """Take what was read. Never raises for its content."""
         out: list[Element] = []
+        judge = self._judge
         try:
-            if not self._authenticated and self._phase is not _Phase.OVER:
-                self._judge.take_bytes(data)
+            if not judge.authenticated and self._phase is not _Phase.OVER:
+                judge.take_bytes(data)
             if self._phase is _Phase.BODY:
                 body = self._body
-                if body.is_between and not self._held and (answer := self._judge.answer(data)):
+                if body.is_between and not self._held and (answer := judge.answer(data)):
                     body.taken += 1
                     out.append(answer)  # as libxml2 would see it: 15 µs less
                 # The common case: no closing tag, and none that begins. Backwards, as below.
                 elif not self._held and data[-1:] == b">" and data.rfind(self._footer) < 0:
-                    if data.endswith(self._judge.requests):
+                    if data.endswith(judge.requests):
                         body.read_request(data, out)
                     else:
                         body.read(data, out)
@@ -124,8 +122,8 @@ class StreamParser:
                 self._body.go_on()
                 self._phase = _Phase.BODY
                 self._feed_body(data, out)
-            if not self._authenticated:
-                self._judge.take_elements(len(out))
+            if not judge.authenticated:
+                judge.take_elements(len(out))
         except RemoteProtocolError as exc:
             self._phase = _Phase.OVER
             out.append(exc.bare())
