@@ -152,29 +152,6 @@ async def test_a_server_without_the_subprotocol_fails() -> None:
 
 
 @on_both_loops
-async def test_messages_that_follow_the_response_at_once_are_not_lost() -> None:
-    async def handler(peer: ServerConnection) -> None:
-        await peer.send("first")
-        await peer.wait_closed()
-
-    async with websockets.serve(
-        handler,
-        "127.0.0.1",
-        0,
-        subprotocols=["xmpp"],
-        compression=None,  # type: ignore[list-item]
-    ) as server:
-        port = next(iter(server.sockets)).getsockname()[1]
-        owner = RecordingWebSocketOwner()
-        websocket = await connect(
-            f"ws://x.example:{port}/", owner, address=("127.0.0.1", port), context=None
-        )
-        assert await owner.messages.get() == b"first"
-        websocket.close()
-        await owner.closes.get()
-
-
-@on_both_loops
 async def test_a_silent_server_is_given_up_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         owner = RecordingWebSocketOwner()
