@@ -363,6 +363,7 @@ class Channel(HeldReading):
         if linger is not None:
             linger.stop()
         self._closing = True
+        self._held = 0  # what waits for its turn behind a rest would wait for ever
         # The session may wait to be resumed, or to be collected: not with 30 KiB of OpenSSL.
         self._transport = self._quick_ack_socket = self._tls = None
         owner, self.owner = self.owner, None

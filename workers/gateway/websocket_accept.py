@@ -160,7 +160,7 @@ class AcceptedWebSocket(OpeningWebSocket):
         if self._server.handshake_exc is None:
             self._answer(_reject(self._server, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
         else:
-            self._write_protocol()
+            self._on_bad_request()
 
     def _on_head(self, head: bytes, rest: bytes) -> None:
         server = self._server

@@ -22,12 +22,13 @@ class OpeningWebSocket(WebSocket):
         searched = max(0, len(head) - 3)
         head += data
         end = head.find(_END_OF_HEAD, searched)
-        if end >= 0:
+        size = end + 4 if end >= 0 else len(head)
+        if size > MAX_HEAD:
             self._head = None
-            self._on_head(bytes(head[: end + 4]), bytes(head[end + 4 :]))
-        elif len(head) > MAX_HEAD:
+            self._on_long_head(bytes(head[:size]))
+        elif end >= 0:
             self._head = None
-            self._on_long_head(bytes(head))
+            self._on_head(bytes(head[:size]), bytes(head[size:]))
 
     def _on_head(self, head: bytes, rest: bytes) -> None:
         raise NotImplementedError

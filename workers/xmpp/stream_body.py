@@ -104,7 +104,7 @@ class StreamBody:
     )
 
     is_between: bool
-    """The last byte that libxml2 was given ended a child of the root."""
+    """It is known that the last byte given to libxml2 ended a child of the root."""
     _suspect: bool
     """A namespace name was no URI: the log alone does not tell any more."""
 

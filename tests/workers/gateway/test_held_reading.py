@@ -1,10 +1,12 @@
 """A connection is read only while no reason holds it, and a closing one until its end."""
 
 import asyncio
+from collections.abc import Callable
 
 from tests.workers.gateway.channels import Reader, channel_on, end, secured_pair, tcp_pair
 from tests.workers.gateway.session_bench import until
 from tests.workers.gateway.wire_bench import RecordingOwner, on_both_loops
+from workers.gateway.channel import Channel, adopt_channel
 
 
 @on_both_loops
@@ -129,6 +131,31 @@ async def test_a_closing_one_is_held_by_nothing() -> None:
     peer.close()
     await owner.wait_for("closed")
     assert owner.reason == "enough"
+
+
+@on_both_loops
+async def test_who_is_lost_while_it_rests_does_not_wait_for_its_turn() -> None:
+    class Counted(Channel):
+        asked = 0
+
+        def _go_on(self, go_on: Callable[[], None]) -> None:
+            self.asked += 1
+            super()._go_on(go_on)
+
+    owner = RecordingOwner()
+    peer, accepted = tcp_pair()
+    channel = Counted(owner)
+    await adopt_channel(channel, accepted)
+    channel.rest(60.0)
+    channel.pass_turn(lambda: None)
+    await until(lambda: channel.asked > 1)  # it is asked for again and again
+    channel.abort("lost")
+    await owner.wait_for("closed")
+    await asyncio.sleep(0.05)
+    asked = channel.asked
+    await asyncio.sleep(0.05)
+    assert channel.asked == asked
+    peer.close()
 
 
 @on_both_loops

@@ -93,6 +93,30 @@ async def test_a_head_without_end_is_told_when_it_is_too_long(step: int) -> None
     assert websocket.long == [endless[: MAX_HEAD + 1]] and not websocket.heads
 
 
+@pytest.mark.parametrize("step", [1000, 4 * MAX_HEAD])
+@on_both_loops
+async def test_a_head_may_not_be_longer_in_one_piece_than_in_several(step: int) -> None:
+    for size, is_long in ((MAX_HEAD, False), (MAX_HEAD + 1, True)):
+        websocket, head = Head(), b"x" * (size - 4) + b"\r\n\r\n"
+        data = head + b"behind"
+        for at in range(0, len(data), step):
+            if not (websocket.heads or websocket.long):
+                websocket.data_received(data[at : at + step])
+        assert bool(websocket.long) == is_long
+        assert bool(websocket.heads) != is_long
+
+
+@on_both_loops
+async def test_what_is_long_and_no_http_is_answered_like_what_is_short() -> None:
+    async with listening(secure=False) as (port, made):
+        for data in (b"HELO mail.example\r\n\r\n", b"HELO mail.example\r\n" * MAX_HEAD):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(data[: 2 * MAX_HEAD])
+            assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
+            writer.close()
+        assert made.empty()
+
+
 @pytest.mark.parametrize("size", [1, 7])
 @on_both_loops
 async def test_a_request_that_trickles_opens_a_websocket(size: int) -> None:
