@@ -70,15 +70,19 @@ async def test_who_has_taken_all_and_does_not_end_is_left_without_a_word(
 
 @on_both_loops
 async def test_who_takes_a_little_at_a_time_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linger_module, "LINGER_TIMEOUT", 0.4)
+    monkeypatch.setattr(linger_module, "LINGER_TIMEOUT", 600.0)  # we look when it has taken some
     made, peer = await lingering(MUCH)
-    loop, taken = asyncio.get_running_loop(), 0
-    while data := await loop.sock_recv(peer, 1_000_000):
-        taken += len(data)
-        await asyncio.sleep(0.01)
-    assert taken == MUCH and made.stuck == []
-    peer.close()
+    left = made.transport.get_write_buffer_size()
+    for _ in range(3):
+        while made.transport.get_write_buffer_size() == left:
+            await asyncio.get_running_loop().sock_recv(peer, 1_000_000)
+        left = made.transport.get_write_buffer_size()
+        made.linger._look()
+        assert not made.transport.is_closing() and made.stuck == []
+    made.linger._look()  # and now nothing
     await until(lambda: made.is_lost)
+    assert made.stuck == [False]
+    peer.close()
 
 
 @on_both_loops
