@@ -9,6 +9,7 @@ import pytest_asyncio
 from tests.workers.gateway.component_bench import ComponentScene
 from tests.workers.gateway.discovery_scene import DiscoveryScene
 from tests.workers.gateway.gateway_bench import GatewayScene
+from tests.workers.gateway.hop_bench import HopScene
 from workers.gateway import component_link, patience, session
 
 
@@ -32,6 +33,20 @@ async def gateway(tmp_path: Path, short_times: None) -> AsyncIterator[GatewaySce
 async def component(tmp_path: Path, short_times: None) -> AsyncIterator[ComponentScene]:
     """Attached by components; not started yet."""
     scene = ComponentScene(tmp_path)
+    yield scene
+    await scene.close()
+
+
+@pytest.fixture
+def short_hop_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "FIRST_RETRY", 0.01)
+    monkeypatch.setattr(session, "CLOSE_TIMEOUT", 0.2)
+
+
+@pytest_asyncio.fixture
+async def hops(short_hop_times: None) -> AsyncIterator[HopScene]:
+    """Hops to a far server; neither serves nor has begun yet."""
+    scene = HopScene()
     yield scene
     await scene.close()
 

@@ -14,7 +14,6 @@ from tests.workers.gateway.hop_bench import HopScene
 from tests.workers.gateway.session_bench import FarServer, message, on_quiet_loop, request, until
 from workers.gateway import asking, patience, recovery
 from workers.gateway import hop as hop_module
-from workers.gateway import session as session_module
 from workers.gateway.hop import Hop
 from workers.gateway.session import Session
 from workers.xmpp.errors import StanzaCondition
@@ -22,104 +21,91 @@ from workers.xmpp.events import Event, ManagementEnabled
 from workers.xmpp.stanza import Stanza
 
 
-@pytest.fixture(autouse=True)
-def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "FIRST_RETRY", 0.01)
-    monkeypatch.setattr(session_module, "CLOSE_TIMEOUT", 0.2)
-
-
-@pytest_asyncio.fixture
-async def scene() -> AsyncIterator[HopScene]:
-    scene = HopScene()
-    yield scene
-    await scene.close()
-
-
 @on_quiet_loop
 async def test_unacknowledged_messages_are_sent_again_with_a_delay_and_counted(
-    scene: HopScene,
+    hops: HopScene,
 ) -> None:
-    await scene.far.serve_tcp()
-    hop = scene.start_hop()
+    await hops.far.serve_tcp()
+    hop = hops.start_hop()
     await hop.wait_open()
-    scene.far.handles = False
-    scene.send(message("1"), message("2"))
-    await until(lambda: len(scene.far.got) == 2)
-    scene.far.handles = True
-    scene.far.sessions[0].abort("gone")
-    await until(lambda: scene.handled == 2)
-    assert scene.far.ids() == ["1", "2", "1", "2"]
-    assert [b"urn:xmpp:delay" in s.data for s in scene.far.got] == [False, False, True, True]
-    assert scene.counters[REPLAYED] == 2
-    assert not scene.failed
+    hops.far.handles = False
+    hops.send(message("1"), message("2"))
+    await until(lambda: len(hops.far.got) == 2)
+    hops.far.handles = True
+    hops.far.sessions[0].abort("gone")
+    await until(lambda: hops.handled == 2)
+    assert hops.far.ids() == ["1", "2", "1", "2"]
+    assert [b"urn:xmpp:delay" in s.data for s in hops.far.got] == [False, False, True, True]
+    assert hops.counters[REPLAYED] == 2
+    assert not hops.failed
 
 
 @on_quiet_loop
-async def test_a_request_of_unknown_fate_is_bounced_and_never_sent_again(scene: HopScene) -> None:
-    await scene.far.serve_tcp()
-    hop = scene.start_hop()
+async def test_a_request_of_unknown_fate_is_bounced_and_never_sent_again(hops: HopScene) -> None:
+    await hops.far.serve_tcp()
+    hop = hops.start_hop()
     await hop.wait_open()
-    scene.far.handles = False
-    scene.send(message("1"), request("2"))
-    await until(lambda: len(scene.far.got) == 2)
-    scene.far.handles = True
-    scene.far.sessions[0].abort("gone")
-    await until(lambda: scene.handled == 2)
-    assert scene.far.ids() == ["1", "2", "1"]
-    assert [(id, condition) for id, condition, _ in scene.failed] == [
+    hops.far.handles = False
+    hops.send(message("1"), request("2"))
+    await until(lambda: len(hops.far.got) == 2)
+    hops.far.handles = True
+    hops.far.sessions[0].abort("gone")
+    await until(lambda: hops.handled == 2)
+    assert hops.far.ids() == ["1", "2", "1"]
+    assert [(id, condition) for id, condition, _ in hops.failed] == [
         ("2", StanzaCondition.REMOTE_SERVER_TIMEOUT)
     ]
 
 
 @on_quiet_loop
-async def test_a_stanza_that_makes_the_peer_hang_up_is_not_sent_for_ever(scene: HopScene) -> None:
-    await scene.far.serve_tcp()
-    hop = scene.start_hop()
+async def test_a_stanza_that_makes_the_peer_hang_up_is_not_sent_for_ever(hops: HopScene) -> None:
+    await hops.far.serve_tcp()
+    hop = hops.start_hop()
     await hop.wait_open()
-    scene.far.handles = False
-    scene.far.on_stanzas = lambda session, stanzas: session.abort("I do not like this")
-    scene.send(message("poison"))
-    await until(lambda: scene.ended)
-    assert 1 < len(scene.far.got) < 30
-    assert [id for id, _, _ in scene.failed] == ["poison"]
-    assert "lost again" in scene.failed[0][2]
+    hops.far.handles = False
+    hops.far.on_stanzas = lambda session, stanzas: session.abort("I do not like this")
+    hops.send(message("poison"))
+    await until(lambda: hops.ended)
+    assert 1 < len(hops.far.got) < 30
+    assert [id for id, _, _ in hops.failed] == ["poison"]
+    assert "lost again" in hops.failed[0][2]
 
 
 @on_quiet_loop
 async def test_a_lost_hop_with_users_waits_for_work_and_ends_when_they_leave(
-    scene: HopScene,
+    hops: HopScene,
 ) -> None:
-    await scene.far.serve_tcp()
-    hop = scene.start_hop()
+    await hops.far.serve_tcp()
+    hop = hops.start_hop()
     hop.users = 1
     await hop.wait_open()
-    scene.far.sessions[0].abort("gone")
+    hops.far.sessions[0].abort("gone")
     await until(lambda: hop.session is None)
-    scene.send(message("1"))
-    await until(lambda: scene.handled == 1)
-    scene.far.sessions[1].abort("gone")
+    hops.send(message("1"))
+    await until(lambda: hops.handled == 1)
+    hops.far.sessions[1].abort("gone")
     await until(lambda: hop.session is None)
-    assert not scene.ended
+    assert not hops.ended
     hop.leave()
-    await until(lambda: scene.ended)
+    await until(lambda: hops.ended)
 
 
 @on_quiet_loop
 async def test_reconnecting_leaves_one_timer(
-    scene: HopScene, monkeypatch: pytest.MonkeyPatch
+    hops: HopScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hop_module, "ASK_INTERVAL", 0.02)
-    await scene.far.serve_tcp()
-    hop = scene.start_hop()
+    await hops.far.serve_tcp()
+    hop = hops.start_hop()
     hop.users = 1
     for count in range(1, 6):
         await until(lambda: hop.session is not None)
-        scene.send(message(str(count)))
-        await until(lambda: scene.handled == 2 * count - 1)  # noqa: B023
-        scene.far.sessions[-1].abort("gone")
+        hops.send(message(str(count)))
+        await until(lambda: hops.handled == 2 * count - 1)  # noqa: B023
+        hops.far.sessions[-1].abort("gone")
         await until(lambda: hop.session is None)
-        scene.send(message("again"))
-        await until(lambda: hop.session is not None and scene.handled == 2 * count)  # noqa: B023
+        hops.send(message("again"))
+        await until(lambda: hop.session is not None and hops.handled == 2 * count)  # noqa: B023
     ticks = 0
 
     def counted(_hop: Hop) -> None:
@@ -133,28 +119,28 @@ async def test_reconnecting_leaves_one_timer(
 
 @on_quiet_loop
 async def test_a_peer_that_acknowledges_nothing_is_cut_and_given_up(
-    scene: HopScene, monkeypatch: pytest.MonkeyPatch
+    hops: HopScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hop_module, "ASK_INTERVAL", 0.02)
     monkeypatch.setattr(asking, "PROGRESS_TIMEOUT", 0.2)
-    await scene.far.serve_tcp()
-    hop = scene.start_hop(limits=Limits(resend_timeout=0.1))
+    await hops.far.serve_tcp()
+    hop = hops.start_hop(limits=Limits(resend_timeout=0.1))
     await hop.wait_open()
-    scene.far.handles = False
-    scene.send(message("1"))
-    await until(lambda: scene.ended)
-    assert [id for id, _, _ in scene.failed] == ["1"]
-    assert "nothing was acknowledged for 0.2 s" in scene.failed[0][2]
-    assert len(scene.far.sessions) == 2
+    hops.far.handles = False
+    hops.send(message("1"))
+    await until(lambda: hops.ended)
+    assert [id for id, _, _ in hops.failed] == ["1"]
+    assert "nothing was acknowledged for 0.2 s" in hops.failed[0][2]
+    assert len(hops.far.sessions) == 2
 
 
 @on_quiet_loop
-async def test_only_the_stanza_that_makes_the_peer_hang_up_is_bounced(scene: HopScene) -> None:
-    await scene.far.serve_tcp()
-    hop = scene.start_hop(limits=Limits(resend_timeout=20.0))
+async def test_only_the_stanza_that_makes_the_peer_hang_up_is_bounced(hops: HopScene) -> None:
+    await hops.far.serve_tcp()
+    hop = hops.start_hop(limits=Limits(resend_timeout=20.0))
     hop.users = 1
     await hop.wait_open()
-    scene.far.handles = False
+    hops.far.handles = False
 
     def judge(session: Any, stanzas: list[Stanza]) -> None:
         if any(stanza.id == "poison" for stanza in stanzas):
@@ -162,19 +148,19 @@ async def test_only_the_stanza_that_makes_the_peer_hang_up_is_bounced(scene: Hop
         else:
             session.mark_handled(len(stanzas))
 
-    scene.far.on_stanzas = judge
+    hops.far.on_stanzas = judge
     innocents = [str(n) for n in range(6)]
-    scene.send(*(message(id) for id in [*innocents[:3], "poison", *innocents[3:]]))
-    await until(lambda: scene.handled == 7)
-    assert [id for id, _, _ in scene.failed] == ["poison"]
+    hops.send(*(message(id) for id in [*innocents[:3], "poison", *innocents[3:]]))
+    await until(lambda: hops.handled == 7)
+    assert [id for id, _, _ in hops.failed] == ["poison"]
     for id in innocents:
-        assert scene.far.ids().count(id) <= 3
-    scene.check_ledger()
-    sent = len(scene.far.got)
-    scene.send(message("a"), message("b"))  # careful no longer
-    await until(lambda: len(scene.far.got) == sent + 2)
-    await until(lambda: scene.handled == 9)
-    assert not scene.ended
+        assert hops.far.ids().count(id) <= 3
+    hops.check_ledger()
+    sent = len(hops.far.got)
+    hops.send(message("a"), message("b"))  # careful no longer
+    await until(lambda: len(hops.far.got) == sent + 2)
+    await until(lambda: hops.handled == 9)
+    assert not hops.ended
     hop.leave()
 
 
@@ -197,7 +183,7 @@ BOTH: dict[str, Any] = {"websocket": True, "use_bidi": True, "resumption_seconds
 
 
 @pytest_asyncio.fixture
-async def cutting() -> AsyncIterator[HopScene]:
+async def cutting(short_hop_times: None) -> AsyncIterator[HopScene]:
     scene = HopScene(Cutting())
     await scene.far.serve_websocket()
     yield scene
