@@ -39,6 +39,7 @@ class RemoteDomain:
         self._flows: dict[str, Flow] = {}
         self._tally: asyncio.Future[None] | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._is_retiring = False
 
     # What scenarios ask for.
 
@@ -52,9 +53,9 @@ class RemoteDomain:
         if id := self._new_id(name, to, is_post=type == "groupchat"):
             self.link.send(messages.message(self.jid, to, id, text, type))
 
-    def send_presence(self, name: str, to: str) -> None:
+    def send_presence(self, name: str, to: str, type: str = "") -> None:
         if id := self._new_id(name, to):
-            self.link.send(messages.presence(self.jid, to, id))
+            self.link.send(messages.presence(self.jid, to, id, type))
 
     def send_ping(self, name: str, to: str) -> None:
         if id := self._new_id(name, to):
@@ -75,19 +76,21 @@ class RemoteDomain:
             self._reading = asyncio.create_task(self._read_in_steps(share, period))
 
     async def reconnect(self, pause: float = 0.0) -> None:
-        """Close the session in order, and come back."""
+        """Close the session in order, and come back unless the domain retires meanwhile."""
         await self.settle()
         old = self.link
         old.close()
         await old.wait_closed()
         await asyncio.sleep(pause)
-        self.link = Link(self._open, self)
-        await self.connect()
+        if not self._is_retiring:
+            self.link = Link(self._open, self)
+            await self.connect()
 
-    async def settle(self) -> None:
-        """Wait until nothing is on its way, as long as the settings say."""
-        ledger, deadline = self.fleet.ledger, time.monotonic() + self.fleet.settings.settle
-        if ledger.has_feeds(self.name):
+    async def settle(self, deadline: float | None = None) -> None:
+        """Wait until nothing is on its way; until the deadline, or as long as the settings say."""
+        ledger = self.fleet.ledger
+        deadline = deadline or self.fleet.new_deadline()
+        if ledger.feeds(self.name):
             await self._ask_tally()
         while not self._is_settled():
             if time.monotonic() > deadline:
@@ -95,18 +98,23 @@ class RemoteDomain:
                 return
             await asyncio.sleep(_POLL)
 
-    async def retire(self) -> None:
-        """Settle, and close for good."""
+    async def finish(self, deadline: float) -> None:
+        """Wait for the answers to all that was sent; nothing else will be."""
         if self._reading is not None:
             self._reading.cancel()
             self._resume_reading()
-        with contextlib.suppress(TimeoutError):
-            # A session that has just been lost comes back, if there is something left to hear.
-            async with asyncio.timeout(self.fleet.settings.settle):
-                if not self._is_settled() or self.fleet.ledger.has_feeds(self.name):
-                    await self.connect()
+        await self._come_back(deadline)
+        await self._wait_for_answers(deadline)
+
+    async def retire(self, deadline: float) -> None:
+        """Finish, leave all rooms, settle, and close for good."""
+        self._is_retiring = True
+        await self.finish(deadline)
         if self.link.is_open:
-            await self.settle()
+            for room in self.fleet.ledger.feeds(self.name):
+                self.send_presence("leave", room, "unavailable")
+            await self._wait_for_answers(deadline)
+            await self.settle(deadline)
         self.link.close()
         await self.link.wait_closed()
 
@@ -150,6 +158,22 @@ class RemoteDomain:
 
     async def _open(self, link: Link, resume: Suspended | None) -> Session:
         return await self.fleet.open_session(self, link, resume)
+
+    async def _come_back(self, deadline: float) -> None:
+        """Open a session that has just been lost.
+
+        For what is left to hear, and because the endpoint keeps what we have heard and not
+        acknowledged until we are back.
+        """
+        if self.link.was_lost or self.fleet.ledger.feeds(self.name) or not self._is_settled():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await self.connect()
+
+    async def _wait_for_answers(self, deadline: float) -> None:
+        flows = self._flows.values()
+        while any(each.waiting for each in flows) and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL)
 
     def _is_settled(self) -> bool:
         return self.fleet.ledger.is_settled(self.name, list(self._flows.values()))

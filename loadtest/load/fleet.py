@@ -77,17 +77,30 @@ class Fleet:
         for domain in self.domains.values():
             domain.link.cut()
 
+    def keep_all(self) -> None:
+        """The run ends: nobody retires from now on before `stop`."""
+        self._is_stopping = True
+
+    def new_deadline(self) -> float:
+        """Until when (`time.monotonic`) to wait for what is on its way now."""
+        return time.monotonic() + self.settings.settle
+
     def retire(self, domain: RemoteDomain) -> None:
         """One leaves while the others go on."""
         if not self._is_stopping:
-            self._retiring.append(asyncio.create_task(domain.retire()))
+            self._retiring.append(asyncio.create_task(domain.retire(self.new_deadline())))
 
     async def stop(self) -> None:
         """Let everything arrive, close all sessions; what is missing then is lost."""
-        self._is_stopping = True
+        self.keep_all()
+        deadline = self.new_deadline()
+        # What one has said goes to others, too: nobody leaves before all of it is answered.
         async with asyncio.TaskGroup() as group:
             for domain in self.domains.values():
-                group.create_task(domain.retire())
+                group.create_task(domain.finish(deadline))
+        async with asyncio.TaskGroup() as group:
+            for domain in self.domains.values():
+                group.create_task(domain.retire(deadline))
         if self._listener is not None:
             self._listener.stop()
         if self._ticker is not None:

@@ -58,6 +58,7 @@ class LoadTest:
         self._reported_until = 0
         events = environment.events
         events.test_start.add_listener(self._on_test_start)
+        events.test_stopping.add_listener(self._on_test_stopping)
         events.test_stop.add_listener(self._on_test_stop)
         events.report_to_master.add_listener(self._on_report_to_master)
         events.worker_report.add_listener(self._on_worker_report)
@@ -161,6 +162,11 @@ class LoadTest:
         print(reason, file=sys.stderr)
         self.fleet, self._is_reported, self.exit_code = None, True, 2
         gevent.spawn(self.environment.runner.quit)
+
+    def _on_test_stopping(self, environment: Any, **_: Any) -> None:
+        # Before each user is told to stop: who listens must not leave while others still speak.
+        if self.fleet is not None and self.engine is not None:
+            self.engine.call(self.fleet.keep_all)
 
     def _on_test_stop(self, environment: Any, **_: Any) -> None:
         if self._is_reported:

@@ -115,8 +115,9 @@ class Ledger:
         """Expect copies for the domain from the address, counted under `name`."""
         self._feeds.setdefault(domain, {}).setdefault(address, (Feed(), name))
 
-    def has_feeds(self, domain: str) -> bool:
-        return domain in self._feeds
+    def feeds(self, domain: str) -> list[str]:
+        """The addresses whose copies the domain expects."""
+        return list(self._feeds.get(domain, ()))
 
     def send(self, flow: Flow, name: str, *, is_post: bool = False) -> str:
         """The id of the next stanza of a flow."""

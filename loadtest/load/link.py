@@ -81,6 +81,11 @@ class Link:
         return self.session is not None
 
     @property
+    def was_lost(self) -> bool:
+        """There was a session, and it ended without our wish."""
+        return self._was_open and not self.is_open and not self.is_closing
+
+    @property
     def is_opening(self) -> bool:
         return self._task is not None and not self._task.done()
 

@@ -14,9 +14,15 @@ from typing import Any
 import pytest_asyncio
 
 from loadtest.__main__ import LOCUSTFILE, locust_command
+from loadtest.load.certificates import LoadAuthority
+from loadtest.load.domain import RemoteDomain
+from loadtest.load.fleet import Fleet
+from loadtest.load.link import Link
+from loadtest.load.settings import FleetSettings
 from loadtest.rig import DOMAIN, Rig
 from loadtest.stage.addresses import WEBSOCKET_PORT
 from loadtest.stage.processes import StageProcess
+from workers.xmpp.stanza import Stanza
 
 DOMAINS = 20
 _WITHIN = 60.0
@@ -101,6 +107,53 @@ async def test_a_mixed_load_arrives_whole_and_in_order(rig: Rig, tmp_path: Path)
     copies = sum(n["sent"] for name, n in figures["scenarios"].items() if name.endswith("copy"))
     assert inbound["acknowledged"] >= totals["sent"] - copies
     assert inbound["dropped"] == {}
+
+
+async def test_a_domain_cut_at_its_end_comes_back_to_acknowledge(rig: Rig) -> None:
+    """What it has heard would wait at the gateway for the rest of the resumption time."""
+    settings = FleetSettings(
+        url=rig.url,
+        address=(rig.gateway.address, WEBSOCKET_PORT),
+        target=DOMAIN,
+        zone="cut.example",
+    )
+    fleet = Fleet(settings, LoadAuthority(rig.authority_directory), "cut")
+    await fleet.start()
+    domain = fleet.new_domain()
+    heard: list[Stanza] = []
+
+    def hear_and_lose(link: Link, stanzas: list[Stanza]) -> None:
+        heard.extend(stanzas)
+        RemoteDomain.stanzas_received(domain, link, stanzas)
+        link.cut()  # with the acknowledgement that was to be written
+
+    domain.stanzas_received = hear_and_lose  # type: ignore[method-assign]
+    async with asyncio.timeout(_WITHIN):
+        await domain.connect()
+        domain.send_message("chat", f"echo@{DOMAIN}", "hello")
+        while not heard:  # noqa: ASYNC110 (nobody tells us)
+            await asyncio.sleep(0.01)
+        await fleet.stop()
+    assert (len(heard), fleet.ledger.record.accounts["chat"].delivered) == (1, 1)
+    assert fleet.ledger.record.ends == {"cut by the load test": 1}
+    await rig.gateway.wait_settled()
+
+
+async def test_nobody_leaves_a_room_before_the_last_word(rig: Rig, tmp_path: Path) -> None:
+    """Copies for a domain that has gone would be the gateway's until it gives them up."""
+    code, figures, output = await play(
+        rig,
+        tmp_path / "room",
+        *("-u", "8", "-r", "20", "-t", "3s", "--rate", "200", "--mix", "Room=1"),
+        *("--room-size", "8", "--zone", "room.example"),
+    )
+    assert code == 0, output
+    check_ledger(figures)
+    room, copies = figures["scenarios"]["room"], figures["scenarios"]["room copy"]
+    assert copies["delivered"] > 4 * room["delivered"] > 40
+    assert figures["totals"]["connects"] == 8, output
+    outbound = (await rig.gateway.wait_settled())["outbound"]
+    assert outbound["replayed"] == 0
 
 
 async def test_the_gateway_comes_to_the_domains(rig: Rig, tmp_path: Path) -> None:

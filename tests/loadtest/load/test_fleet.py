@@ -58,6 +58,20 @@ async def test_a_room_copies_to_all_members(fleet: Fleet) -> None:
     assert len(accounts["copy"].latency) == 6
 
 
+async def test_who_retires_has_left_its_rooms(fleet: Fleet) -> None:
+    first, second = await connected(fleet, 2)
+    for domain in (first, second):
+        domain.join("copy", ROOM)
+    await asyncio.gather(first.settle(), second.settle())
+    fleet.retire(second)
+    await eventually(lambda: not second.link.is_open)
+    first.send_message("room", ROOM, "to who is left", "groupchat")
+    await fleet.stop()
+    accounts = fleet.ledger.record.accounts
+    assert all_came(accounts["copy"], 1)
+    assert all_came(accounts["leave"], 2)
+
+
 async def test_one_gets_what_all_write_to_it(fleet: Fleet) -> None:
     domains = await connected(fleet, 3)
     for domain in domains:
