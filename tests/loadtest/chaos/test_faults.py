@@ -28,8 +28,8 @@ async def test_a_paused_process_goes_on_afterwards() -> None:
 
     try:
         with _paused(process.pid):
-            await eventually(lambda: state() == "T", within=2, what="stopped")
-        await eventually(lambda: state() != "T", within=2, what="going on")
+            await eventually(lambda: state() == "T", within=10, what="stopped")
+        await eventually(lambda: state() != "T", within=10, what="going on")
     finally:
         process.send_signal(signal.SIGKILL)
         await process.wait()

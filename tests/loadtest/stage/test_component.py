@@ -50,7 +50,7 @@ async def test_what_follows_the_handshake_is_not_lost(server: FakeServer) -> Non
     assert component.is_open
     assert got == [b"<message/>"]
     server.writers[0].write(b"<iq/>")
-    await eventually(lambda: got == [b"<message/>", b"<iq/>"], within=2, what="the iq")
+    await eventually(lambda: got == [b"<message/>", b"<iq/>"], within=10, what="the iq")
     component.close()
     assert not component.is_open
 
@@ -74,7 +74,7 @@ async def test_a_lost_connection_is_told_and_can_be_made_again(server: FakeServe
     )
     await component.connect()
     server.writers[0].close()
-    await eventually(lambda: lost, within=2, what="the loss")
+    await eventually(lambda: lost, within=10, what="the loss")
     assert not component.is_open
     await component.connect()
     assert component.is_open
