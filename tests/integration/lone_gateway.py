@@ -35,7 +35,8 @@ class LoneGateway:
         self.authority = TestAuthority(self.directory / "ca")
         self.web = HttpsServer()
         self.dns: StubDns
-        words = ("redis-server", "--bind", "127.0.0.1", self.here, "--port", str(REDIS_PORT))
+        self._started = contextlib.AsyncExitStack()
+        words = ("redis-server", "--bind", self.here, "--port", str(REDIS_PORT))
         words += ("--requirepass", PASSWORD, "--save", "", "--appendonly", "no")
         self.redis = StageProcess("redis", words, self.directory / "redis.log")
         self.redis.start()
@@ -52,9 +53,11 @@ class LoneGateway:
     async def start(self, *web_names: str) -> None:
         """The web server at `WEB` has a certificate for the names."""
         self.dns = await StubDns.start()
+        self._started.callback(self.dns.close)
         files = self.authority.issue(*web_names)
         leaf = SimpleNamespace(pem=files.certificate.read_bytes() + files.key.read_bytes())
         await self.web.start(self.machines.of(WEB), 443, leaf, self.directory)  # type: ignore[arg-type]
+        self._started.push_async_callback(self.web.close)
         await self.redis.wait_for_port(self.here, REDIS_PORT)
         address = self.machines.of(GATEWAY)
         self.gateway = Gateway(
@@ -78,13 +81,11 @@ class LoneGateway:
         self.gateway.process = StageProcess(
             "lone-gateway", command, self.gateway.log, directory=self.gateway.directory
         )
+        self._started.push_async_callback(self.gateway.stop)
         await self.gateway.start()
 
     async def stop(self) -> None:
-        with contextlib.suppress(AttributeError):  # what was not started
-            await self.gateway.stop()
-            await self.web.close()
-            self.dns.close()
+        await self._started.aclose()
         await self.redis.stop()
         self.machines.release()
         shutil.rmtree(self.directory)
