@@ -78,6 +78,17 @@ def test_silence_is_kept_towards_responses_and_fragments():
         (b"\0\7\1\0\0\2" + bytes(6) + query().to_wire()[12:] * 2, dns.rcode.FORMERR),
         (b"\0\7\x28\0" + query().to_wire()[4:], dns.rcode.NOTIMP),  # an update
     ],
+    ids=[
+        "header alone",
+        "three bytes short",
+        "in a name",
+        "loop",
+        "label of a reserved kind",
+        "name too long",
+        "no question",
+        "two questions",
+        "update",
+    ],
 )
 def test_malformed_queries_are_told_so(packet, code):
     answer = dns.message.from_wire(error_for(packet))
