@@ -16,8 +16,9 @@ endef
 demo: .venv/.installed packages
 	@$(BIN)/python -P -m loadtest.demo $(if $(KEEP),--keep)
 
+# Two processes, each with servers of its own: much of the suite waits (15 minutes in one process).
 test: .venv/.installed packages lint
-	@$(BIN)/pytest --no-header
+	@$(BIN)/pytest --no-header -n 2 --dist loadfile
 
 lint: .venv/.installed
 	$(call quietly,$(BIN)/ruff format --check .)
