@@ -19,6 +19,7 @@ _KINDS = {
     "iq ping": "iq",
     "presence": "presence",
     "join": "presence",
+    "leave": "presence",
 }
 
 
