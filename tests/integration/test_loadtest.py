@@ -141,6 +141,7 @@ async def test_a_domain_cut_at_its_end_comes_back_to_acknowledge(rig: Rig) -> No
 
 async def test_nobody_leaves_a_room_before_the_last_word(rig: Rig, tmp_path: Path) -> None:
     """Copies for a domain that has gone would be the gateway's until it gives them up."""
+    before = (await rig.gateway.wait_settled())["outbound"]
     code, figures, output = await play(
         rig,
         tmp_path / "room",
@@ -153,7 +154,7 @@ async def test_nobody_leaves_a_room_before_the_last_word(rig: Rig, tmp_path: Pat
     assert copies["delivered"] > 4 * room["delivered"] > 40
     assert figures["totals"]["connects"] == 8, output
     outbound = (await rig.gateway.wait_settled())["outbound"]
-    assert outbound["replayed"] == 0
+    assert outbound["replayed"] == before["replayed"]
 
 
 async def test_the_gateway_comes_to_the_domains(rig: Rig, tmp_path: Path) -> None:
